@@ -22,7 +22,7 @@ PACKAGE = Path(bitdelta_hub.__file__).parent
 FLOORS = (
     ("errors",),
     ("format", "kernels", "codecs"),
-    ("recipes", "checkpoint", "pair", "source", "plan"),
+    ("workers", "recipes", "weightfile", "checkpoint", "pair", "source", "changes", "plan"),
     ("delta", "compress", "rebuild", "verify"),
     (),  # hub
     ("demo",),
@@ -31,9 +31,11 @@ FLOORS = (
 # Rooms on one floor are strangers, but for these, which point to the left in the floor's row.
 NEIGHBOURS = {
     "codecs": {"kernels"},
+    "checkpoint": {"weightfile"},
     "pair": {"checkpoint"},
     "source": {"checkpoint", "pair"},
-    "plan": {"checkpoint", "pair", "recipes"},
+    "changes": {"source"},
+    "plan": {"changes", "checkpoint", "pair", "recipes", "source", "workers"},
     "rebuild": {"delta"},
     "verify": {"delta", "rebuild"},
 }
