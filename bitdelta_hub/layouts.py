@@ -1,0 +1,122 @@
+"""Names that mean the same tensor, and tensors that are others joined row by row.
+
+Every name is brought to a canonical form in which the known layouts of one model agree:
+wrappers in front are dropped and renamed modules get one of their names. Two names with one
+canonical form are the same tensor if that form belongs to one name only on each side.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+# Modules that a model with a head, or one of several modalities, wraps around the bare model.
+_WRAPPERS = re.compile(
+    r"^(?:(?:model|language_model|base_model|backbone|transformer|bert|roberta|distilbert|deberta"
+    r"|electra|vit|deit|beit|dinov2)\.)+(?=.*\.)"
+)
+# Renamings between published checkpoints and newer saves of the same models, in this order.
+_RENAMED = tuple(
+    (re.compile(pattern), name)
+    for pattern, name in (
+        (r"(LayerNorm)\.gamma$", r"\1.weight"),
+        (r"(LayerNorm)\.beta$", r"\1.bias"),
+        (r"\.block_sparse_moe\.", ".mlp."),
+        (r"\.experts\.(\d+)\.w1\.", r".experts.\1.gate_proj."),
+        (r"\.experts\.(\d+)\.w3\.", r".experts.\1.up_proj."),
+        (r"\.experts\.(\d+)\.w2\.", r".experts.\1.down_proj."),
+        (r"^encoder\.layer\.", "layers."),
+        (r"\.attention\.attention\.query\.", ".attention.q_proj."),
+        (r"\.attention\.attention\.key\.", ".attention.k_proj."),
+        (r"\.attention\.attention\.value\.", ".attention.v_proj."),
+        (r"\.attention\.output\.dense\.", ".attention.o_proj."),
+        (r"\.intermediate\.dense\.", ".mlp.fc1."),
+        (r"\.output\.dense\.", ".mlp.fc2."),
+    )
+)
+# Whole -> its parts, rows below rows.
+_JOINED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+_WHOLE = {part: whole for whole, parts in _JOINED.items() for part in parts}
+_LINEAR = re.compile(r"(?P<module>.+)\.(?P<leaf>\w+)\.(?P<kind>weight|bias)")
+_EXPERT = re.compile(
+    r"(?P<experts>.+\.experts)\.\d+\.(?P<leaf>gate_proj|up_proj|down_proj)\.weight"
+)
+_EXPERTS = re.compile(r"(?P<experts>.+\.experts)\.(?P<leaf>gate_up_proj|down_proj)")
+
+_EMBEDDING = re.compile(
+    r"(?:.*\.)?(?:embed_tokens|wte|word_embeddings|tok_embeddings|shared|embed_in)\.weight"
+)
+_HEAD = re.compile(
+    r"(?:lm_head|embed_out|output|lm_head\.decoder|cls\.predictions\.decoder)\.weight"
+)
+
+
+def canonical(name: str) -> str:
+    """The form of tensor name `name` in which known layouts of one model agree."""
+    name = _WRAPPERS.sub("", name)
+    for pattern, replacement in _RENAMED:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def is_embedding(name: str) -> bool:
+    """Whether `name` is a table of token embeddings."""
+    return _EMBEDDING.fullmatch(canonical(name)) is not None
+
+
+def is_head(name: str) -> bool:
+    """Whether `name` is the matrix from hidden states to tokens, which may be tied."""
+    return _HEAD.fullmatch(canonical(name)) is not None
+
+
+def unique(names: Iterable[str]) -> dict[str, str]:
+    """Canonical form -> name, for the forms that belong to one name only."""
+    forms = {name: canonical(name) for name in names}
+    count = Counter(forms.values())
+    return {form: name for name, form in forms.items() if count[form] == 1}
+
+
+def parts_of(form: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Canonical names of the tensors that, joined row-major, are the tensor `form`; () for none.
+
+    Fused experts `[experts, rows, cols]` are each expert's matrices in turn, gate above up, as in
+    transformers' conversion of Mixtral and Qwen-MoE; fused projections are stacked rows.
+    """
+    if (found := _EXPERTS.fullmatch(form)) and len(shape) == 3:
+        leaves = _JOINED.get(found["leaf"], (found["leaf"],))
+        return tuple(
+            f"{found['experts']}.{expert}.{leaf}.weight"
+            for expert in range(shape[0])
+            for leaf in leaves
+        )
+    if (found := _LINEAR.fullmatch(form)) and found["leaf"] in _JOINED:
+        return tuple(f"{found['module']}.{leaf}.{found['kind']}" for leaf in _JOINED[found["leaf"]])
+    return ()
+
+
+def whole_of(form: str) -> str | None:
+    """Canonical name of the fused tensor that the tensor `form` may be a part of."""
+    if found := _EXPERT.fullmatch(form):
+        return f"{found['experts']}.{_WHOLE.get(found['leaf'], found['leaf'])}"
+    if (found := _LINEAR.fullmatch(form)) and found["leaf"] in _WHOLE:
+        return f"{found['module']}.{_WHOLE[found['leaf']]}.{found['kind']}"
+    return None
+
+
+def common_prefix(tuned: Iterable[str], base: Iterable[str]) -> tuple[str, str] | None:
+    """(prefix of tuned, prefix of base), one of them empty, that makes most of the forms equal.
+
+    None where fewer than two agree or where another prefix does as well: then it is a guess.
+    """
+    tuned, base = set(tuned), set(base)
+    votes = Counter[tuple[str, str]]()
+    for forms, others, swap in ((tuned, base, False), (base, tuned, True)):
+        for form in forms:
+            front, _, rest = form.partition(".")
+            if rest in others:
+                votes[("", front + ".") if swap else (front + ".", "")] += 1
+    best = votes.most_common(2)
+    if not best or best[0][1] < 2 or (len(best) > 1 and best[1][1] == best[0][1]):
+        return None
+    return best[0][0]

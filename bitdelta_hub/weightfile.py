@@ -1,0 +1,189 @@
+"""One file of weights, read slice by slice: safetensors through a memory map, or torch's pickles.
+
+A `WeightFile` over byte ranges of a remote file stands beside these two without a change elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import pickle
+import sys
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from bitdelta_hub.codecs.base import NUMPY, Array
+from bitdelta_hub.errors import PairError, StorageError
+from bitdelta_hub.format.container import read_header
+
+# The generic value, for interpreters older than the constant. A copy-on-write map is not charged
+# against free memory with it, so a file larger than the memory can be mapped.
+_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+
+# Container dtype -> name of the torch dtype; some of them are missing in older torch.
+TORCH = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16",
+    "U32": "uint32", "I32": "int32", "U64": "uint64", "I64": "int64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
+}  # fmt: skip
+_CONTAINER = {torch_name: name for name, torch_name in TORCH.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One stored tensor: container dtype, shape, file name, and its bytes' place in the file.
+
+    Tensors of a pickle have places in their own storage only; `start` is 0 for them.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: str
+    start: int
+    stop: int
+
+    @property
+    def itemsize(self) -> int:
+        return np.dtype(NUMPY[self.dtype]).itemsize
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.itemsize
+
+
+class WeightFile(Protocol):
+    """Random access to the tensors of one file."""
+
+    name: str
+    size: int
+    metadata: dict[str, str]
+    tensors: dict[str, TensorInfo]
+
+    def read(self, tensor: str, start: int, stop: int) -> Array:
+        """Bytes start..stop of `tensor` as uint8; shares memory where it can, not to be written."""
+
+    def prefetch(self, tensor: str) -> None:
+        """Asks for the tensor's bytes ahead of time; returns at once."""
+
+    def close(self) -> None:
+        """Lets go of the file; arrays handed out stay valid."""
+
+
+class SafetensorsFile:
+    """A local safetensors file behind a private memory map.
+
+    The map is copy-on-write: a stray write to a tensor that shares it can never reach the file.
+    Raises ContainerError where the header breaks a rule, StorageError where the file is not readable.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        header = read_header(path)
+        self.size = path.stat().st_size
+        self.metadata = dict(header.metadata)
+        found = {
+            name: TensorInfo(entry.dtype, entry.shape, path.name, entry.start, entry.stop)
+            for name, entry in header.entries.items()
+        }
+        self.tensors = dict(sorted(found.items(), key=lambda item: item[1].start))
+        self._map = _map(path)
+
+    def read(self, tensor: str, start: int, stop: int) -> Array:
+        if start == stop:
+            return np.empty(0, np.uint8)
+        at = self.tensors[tensor].start + start
+        return np.frombuffer(self._map, np.uint8, stop - start, at)
+
+    def prefetch(self, tensor: str) -> None:
+        if not hasattr(mmap, "MADV_WILLNEED"):
+            return
+        info = self.tensors[tensor]
+        start = info.start - info.start % mmap.PAGESIZE
+        if info.stop > start:
+            with contextlib.suppress(OSError):  # advice may be refused
+                self._map.madvise(mmap.MADV_WILLNEED, start, info.stop - start)
+
+    def close(self) -> None:
+        with contextlib.suppress(BufferError):  # arrays still out keep the map until they go
+            self._map.close()
+
+
+def _map(path: Path) -> mmap.mmap:
+    try:
+        with path.open("rb") as file:
+            if not _NORESERVE:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            flags = mmap.MAP_PRIVATE | _NORESERVE
+            return mmap.mmap(file.fileno(), 0, flags, mmap.PROT_READ | mmap.PROT_WRITE)
+    except OSError as error:
+        raise StorageError(f"{path}: not readable ({error.strerror})") from error
+
+
+class PickleFile:
+    """A `.bin` or `.pth` file of torch tensors, loaded without running code.
+
+    Tied tensors that share one storage appear under each of their names. Raises PairError BDH107
+    for a file that holds anything but named tensors.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self.size = path.stat().st_size
+        self.metadata: dict[str, str] = {}
+        self.tensors: dict[str, TensorInfo] = {}
+        self._bytes: dict[str, torch.Tensor] = {}
+        for name, tensor in _load(path).items():
+            if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+                raise _not_weights(path, f"{name!r} is not a named tensor")
+            dtype = _CONTAINER.get(str(tensor.dtype).removeprefix("torch."))
+            if dtype is None or tensor.layout != torch.strided:
+                kind = f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
+                raise _not_weights(path, f"{name} is of a kind that safetensors lacks ({kind})")
+            flat = tensor.detach().resolve_neg().contiguous().view(-1)
+            self._bytes[name] = flat.view(torch.uint8)
+            self.tensors[name] = TensorInfo(dtype, tuple(tensor.shape), path.name, 0, flat.nbytes)
+
+    def read(self, tensor: str, start: int, stop: int) -> Array:
+        found: Array = self._bytes[tensor].numpy()[start:stop]
+        return found
+
+    def prefetch(self, tensor: str) -> None:
+        """Nothing: torch gives no handle on the mapped file."""
+
+    def close(self) -> None:
+        self._bytes.clear()
+
+
+def _load(path: Path) -> dict[object, object]:
+    try:
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # written before torch 1.6: not a zip, so nothing to map
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise StorageError(f"{path}: not readable ({error.strerror})") from error
+    except pickle.UnpicklingError as error:
+        raise _not_weights(path, "it holds other objects, or is no such file") from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise _not_weights(path, "it is damaged") from error
+    if not isinstance(found, dict):
+        raise _not_weights(path, f"a {type(found).__name__} where a table of tensors is due")
+    return found
+
+
+def _not_weights(path: Path, fact: str) -> PairError:
+    return PairError(
+        f"{path.name}: not a file of tensors alone: {fact}",
+        code="BDH107",
+        fix="load the model with transformers and save it with save_pretrained, as safetensors",
+    )
