@@ -61,14 +61,14 @@ def steps(recipes: list[str], device: str) -> list[list[Step]]:
             Step("plain torch, rebuild", "plain rebuild", "tuned", "out"),
         ],
     ]
-    for recipe in recipes:
-        groups.append(
-            [
-                Step(f"compress `{recipe}`", f"compress {recipe} {device}"),
-                Step(f"verify `{recipe}`", "verify", "tuned", ""),
-                Step(f"rebuild `{recipe}`", f"rebuild {device}", "tuned", "out"),
-            ]
-        )
+    groups += [
+        [
+            Step(f"compress `{recipe}`", f"compress {recipe} {device}"),
+            Step(f"verify `{recipe}`", "verify", "tuned", ""),
+            Step(f"rebuild `{recipe}`", f"rebuild {device}", "tuned", "out"),
+        ]
+        for recipe in recipes
+    ]
     if find_spec("deltatensors"):
         groups.append([Step("deltatensors, compress 1-bit", "deltatensors quantized")])
         groups.append([Step("deltatensors, compress int4", "deltatensors int4")])
@@ -176,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.2, 1.0])
     parser.add_argument("--pair", type=Path, nargs=2, metavar=("BASE", "TUNED"))
-    parser.add_argument("--recipes", nargs="+", default=["bitdelta", "exact"])
+    parser.add_argument("--recipes", nargs="*", default=["bitdelta", "exact"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where pairs and outputs go; kept if it exists")
