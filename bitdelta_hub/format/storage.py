@@ -28,6 +28,7 @@ _FACTS = {
     errno.ENAMETOOLONG: ("the name is too long", "choose a shorter name"),
     errno.ELOOP: ("symbolic links go round in a circle", "check the path"),
     errno.EXDEV: ("on another file system", "choose a folder that is no mount point"),
+    errno.EBUSY: ("in use, or a mount point", "choose a folder inside it"),
     errno.EMFILE: ("too many open files", "raise the limit with: ulimit -n 4096"),
     errno.EIO: ("the disk reported an input/output error", "check the disk"),
 }
