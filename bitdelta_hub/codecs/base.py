@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 Params = dict[str, Any]
 Parts = Mapping[str, Array]
 
-# Container dtype -> numpy dtype of the stored array. Types that numpy lacks are kept as bit patterns.
+# Container dtype -> numpy dtype of the stored array. Types that numpy lacks are bit patterns.
 NUMPY: dict[str, Any] = {
     "BOOL": np.uint8, "U8": np.uint8, "I8": np.int8, "U16": np.uint16, "I16": np.int16,
     "U32": np.uint32, "I32": np.int32, "U64": np.uint64, "I64": np.int64,
@@ -69,6 +69,14 @@ class View:
     def nbytes(self) -> int:
         return self.numel * np.dtype(NUMPY[self.dtype]).itemsize
 
+    def matrices(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """(matrix, first row, last row + 1) of each matrix that has rows in start..stop."""
+        while start < stop:
+            matrix = start // self.rows
+            last = min(stop, (matrix + 1) * self.rows)
+            yield matrix, start, last
+            start = last
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -102,7 +110,10 @@ class Source(Protocol):
 
 
 class Allocate(Protocol):
-    """Gives one zeroed, writable array per part of `codec`, in `codec.parts(view)`'s order."""
+    """Gives one zeroed, writable array per part of `codec`, in `codec.parts(view)`'s order.
+
+    Only `codec.parts(view)` is used: params on which no part depends may still be unknown.
+    """
 
     def __call__(self, codec: Codec) -> dict[str, Array]: ...
 
@@ -159,12 +170,13 @@ class Encoder(Protocol):
     def describe(self) -> str:
         """A few words for the plan's table, e.g. `sign row unbiased`."""
 
-    def predict(self, view: View) -> int | None:
-        """Bytes of all parts, exactly; None where they depend on the data."""
+    def predict(self, view: View) -> dict[str, Part] | None:
+        """The parts, exactly as they will be stored; None where they depend on the data."""
 
     def encode(self, source: Source, allocate: Allocate) -> Codec:
         """Reads `source`, calls `allocate` once, fills the arrays, returns the codec.
 
+        The returned codec has the parts of the one given to `allocate`, and the final params.
         The same source gives the same bytes whatever the block sizes and the number of threads;
         for element-wise codecs also whatever the device.
         """

@@ -1,0 +1,273 @@
+"""An opened delta: its manifest, its stored parts, and its tensors rebuilt block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, cast
+
+import numpy as np
+import torch
+
+from bitdelta_hub.checkpoint import Checkpoint
+from bitdelta_hub.codecs import codec_from
+from bitdelta_hub.codecs.base import (
+    FLOATS,
+    AdditiveCodec,
+    Array,
+    Codec,
+    Decode,
+    ExactCodec,
+    Overwrite,
+    Parts,
+    View,
+)
+from bitdelta_hub.errors import BaseMismatch, ContainerError, DigestMismatch, ManifestError
+from bitdelta_hub.format.container import MappedFile
+from bitdelta_hub.format.digest import Digest
+from bitdelta_hub.format.entries import EXACT
+from bitdelta_hub.format.manifest import Manifest, TensorEntry, read_manifest, stored_name
+from bitdelta_hub.format.names import quoted
+from bitdelta_hub.source import OperandReader, as_bits, bits_dtype, blocks
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTerm:
+    """One term of a tensor: its codec, its parts, and its place for error messages."""
+
+    codec: Codec
+    parts: Parts
+    at: str
+
+
+class Rebuilder:
+    """Gives the rebuilt rows of one tensor (SPEC R17) from its operand and its terms."""
+
+    def __init__(
+        self, view: View, operand: OperandReader, terms: Sequence[StoredTerm], device: torch.device
+    ) -> None:
+        self.view = view
+        self.operand = operand
+        self.device = device
+        self.sums: list[Decode] = []
+        self.overwrites: list[Overwrite] = []
+        for term in terms:
+            if term.codec.name in EXACT:
+                exact = cast(ExactCodec, term.codec)
+                self.overwrites.append(exact.overwriter(term.parts, view, term.at))
+            else:
+                additive = cast(AdditiveCodec, term.codec)
+                self.sums.append(additive.decoder(term.parts, view, device, term.at))
+
+    def bits(self, start: int, stop: int) -> Array:
+        """Bit patterns `[stop - start, cols]` of the rebuilt rows; not to be written to."""
+        if self.sums or self.operand.dtype != self.view.dtype:
+            rows = as_bits(self.summed(start, stop).cpu(), self.view.dtype)
+        else:
+            rows = self.operand.bits(start, stop)
+            if self.overwrites:
+                rows = np.array(rows)
+        for overwrite in self.overwrites:
+            overwrite(start, stop, rows)
+        return rows
+
+    def summed(self, start: int, stop: int) -> torch.Tensor:
+        """Those rows before anything is overwritten, in the tensor's dtype."""
+        if self.operand.pieces:
+            total = self.operand.values(start, stop).to(self.device, torch.float32, copy=True)
+        else:
+            shape = (stop - start, self.view.cols)
+            total = torch.zeros(shape, dtype=torch.float32, device=self.device)
+        for decode in self.sums:
+            total.add_(decode(start, stop))
+        return total.to(FLOATS[self.view.dtype])
+
+
+class Delta:
+    """A delta folder, checked against every rule that needs no decoding (SPEC section 7, 1-3)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest: Manifest = read_manifest(folder)
+        self._shards: list[MappedFile] = []
+        try:
+            self._where = self._map_shards()
+            self._codecs = self._check_parts()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unmaps the shards."""
+        for shard in self._shards:
+            shard.close()
+        self._shards = []
+
+    def view(self, name: str) -> View:
+        """The tensor as a batch of matrices."""
+        entry = self.manifest.tensors[name]
+        return View(entry.shape, entry.dtype)
+
+    def resolve(self, name: str) -> str:
+        """The tensor whose terms stand for `name`: itself, or what it is tied to."""
+        return self.manifest.tensors[name].tie or name
+
+    def terms(self, name: str) -> list[StoredTerm]:
+        """The terms of tensor `name` with their parts, in order."""
+        stored = []
+        for index, codec in enumerate(self._codecs[name]):
+            keys = {part: stored_name(name, index, part) for part in codec.parts(self.view(name))}
+            parts = {part: self._where[key].array(key) for part, key in keys.items()}
+            stored.append(StoredTerm(codec, parts, _place(name, index)))
+        return stored
+
+    def rebuilder(self, name: str, base: Checkpoint | None, device: torch.device) -> Rebuilder:
+        """Rebuilds tensor `name` from `base`, which must be the base (`check_base`)."""
+        target = self.resolve(name)
+        entry = self.manifest.tensors[target]
+        view = self.view(target)
+        return Rebuilder(view, OperandReader(entry.base, base, view), self.terms(target), device)
+
+    def rebuilt(
+        self, name: str, base: Checkpoint | None, device: torch.device
+    ) -> Iterator[tuple[int, Array]]:
+        """(first row, bit patterns) of tensor `name`, block by block.
+
+        Raises DigestMismatch after the last block if the tensor is not the recorded one.
+        """
+        rebuilder = self.rebuilder(name, base, device)
+        digest = Digest()
+        for start, stop in blocks(rebuilder.view, device):
+            rows = np.ascontiguousarray(rebuilder.bits(start, stop))
+            digest.update(rows)
+            yield start, rows
+        recorded = self.manifest.tensors[name].digest
+        if digest.text() != recorded:
+            raise DigestMismatch(
+                f"rebuilt tensor differs (expected {recorded}, found {digest.text()})",
+                at=f"tensors[{quoted(name)}]",
+                fix="`bdhub verify DELTA --base BASE` tells whether the base or the delta changed",
+            )
+
+    def check_base(self, base: Checkpoint) -> None:
+        """Raises BaseMismatch unless `base` has every base tensor by name, dtype and shape."""
+        for name, wanted in self.manifest.base.tensors.items():
+            at = f"base.tensors[{quoted(name)}]"
+            found = base.tensors.get(name)
+            if found is None:
+                raise self._another_base("not in the base", at)
+            if (found.dtype, tuple(found.shape)) != (wanted.dtype, wanted.shape):
+                expected = f"{wanted.dtype} {list(wanted.shape)}"
+                raise self._another_base(
+                    f"another tensor (expected {expected}, "
+                    f"found {found.dtype} {list(found.shape)})",
+                    at,
+                )
+
+    def check_base_tensor(self, base: Checkpoint, name: str) -> None:
+        """Raises BaseMismatch unless base tensor `name` has its recorded digest."""
+        wanted = self.manifest.base.tensors[name]
+        found = checkpoint_digest(base, name)
+        if found != wanted.digest:
+            raise self._another_base(
+                f"another content (expected {wanted.digest}, found {found})",
+                f"base.tensors[{quoted(name)}]",
+            )
+
+    def _another_base(self, message: str, at: str) -> BaseMismatch:
+        base = self.manifest.base
+        revision = f" at revision {base.revision}" if base.revision else ""
+        named = f"{base.repo}{revision}" if base.repo else "the checkpoint that it was made from"
+        return BaseMismatch(
+            message,
+            at=at,
+            fix=f"pass the base of this delta with --base: {named}, fingerprint {base.fingerprint}",
+        )
+
+    def _map_shards(self) -> dict[str, MappedFile]:
+        where: dict[str, MappedFile] = {}
+        for index, shard in enumerate(self.manifest.shards):
+            mapped = MappedFile(self.folder / shard.file)
+            self._shards.append(mapped)
+            if mapped.header.size != shard.size:
+                raise ContainerError(
+                    f"another size (expected {shard.size}, found {mapped.header.size})",
+                    rule="R23",
+                    at=f"shards[{index}]: {shard.file}",
+                    fix="the file is incomplete or altered; fetch or compress it again",
+                )
+            for key in mapped.header.entries:
+                if key in where:
+                    at = f"{shard.file}[{quoted(key)}]"
+                    raise ContainerError("stored twice", rule="R22", at=at)
+                where[key] = mapped
+        return where
+
+    def _check_parts(self) -> dict[str, list[Codec]]:
+        codecs: dict[str, list[Codec]] = {}
+        unused = set(self._where)
+        for name, entry in self.manifest.tensors.items():
+            codecs[name] = []
+            for index, term in enumerate(entry.terms):
+                at = _place(name, index)
+                codec = codec_from(term.codec, term.params, self.view(name), at)
+                self._check_term(entry, name, index, codec, at)
+                unused -= {stored_name(name, index, part) for part in term.parts}
+                codecs[name].append(codec)
+        if unused:
+            key = min(unused)
+            raise ContainerError("belongs to no term", rule="R22", at=f"shards[{quoted(key)}]")
+        return codecs
+
+    def _check_term(self, entry: TensorEntry, name: str, index: int, codec: Codec, at: str) -> None:
+        wanted = codec.parts(self.view(name))
+        stated = dict(entry.terms[index].parts)
+        computed = {part: spec.nbytes for part, spec in wanted.items()}
+        if list(stated.items()) != list(computed.items()):
+            raise ManifestError(
+                f"another list of parts (expected {computed}, found {stated})",
+                rule="R19",
+                at=f"{at}.parts",
+            )
+        for part, spec in wanted.items():
+            key = stored_name(name, index, part)
+            if key not in self._where:
+                raise ContainerError("missing", rule="R22", at=f"shards[{quoted(key)}]")
+            found = self._where[key].header.entries[key]
+            if (found.dtype, tuple(found.shape)) != (spec.dtype, spec.shape):
+                raise ContainerError(
+                    f"another array (expected {spec.dtype} {list(spec.shape)}, "
+                    f"found {found.dtype} {list(found.shape)})",
+                    rule="R22",
+                    at=f"shards[{quoted(key)}]",
+                )
+
+
+def open_delta(folder: str | Path) -> Delta:
+    """The delta in `folder`, to be closed or used in a `with` block.
+
+    Raises StorageError where files are missing, FormatError where one breaks a rule of the spec.
+    """
+    return Delta(Path(folder))
+
+
+def checkpoint_digest(checkpoint: Checkpoint, name: str) -> str:
+    """The digest of one tensor of a checkpoint."""
+    info = checkpoint.tensors[name]
+    digest = Digest()
+    total = View(tuple(info.shape), info.dtype).numel
+    step = (1 << 18) // bits_dtype(info.dtype).itemsize
+    for start in range(0, total, step):
+        digest.update(checkpoint.read_bits(name, start, min(start + step, total)))
+    return digest.text()
+
+
+def _place(name: str, index: int) -> str:
+    return f"tensors[{quoted(name)}].terms[{index}]"

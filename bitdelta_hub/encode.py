@@ -1,0 +1,200 @@
+"""One planned tensor: encoded, rebuilt from what was stored, compared, digested (R18, R32)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+import torch
+
+from bitdelta_hub.codecs.base import (
+    FLOATS,
+    AdditiveCodec,
+    Array,
+    Codec,
+    Decode,
+    Encoder,
+    Source,
+    View,
+)
+from bitdelta_hub.codecs.patch import PatchEncoder
+from bitdelta_hub.codecs.raw import RawEncoder
+from bitdelta_hub.codecs.sums import row_sums, total
+from bitdelta_hub.delta import Rebuilder, StoredTerm
+from bitdelta_hub.format.digest import Digest
+from bitdelta_hub.format.entries import EXACT
+from bitdelta_hub.format.manifest import TensorEntry, Term
+from bitdelta_hub.planner import PlannedTensor
+from bitdelta_hub.source import DiffSource, as_float, blocks, residual
+from bitdelta_hub.spool import Region, Spool, SpooledPart
+from bitdelta_hub.workers import Workers
+
+
+@dataclass(slots=True)
+class EncodedTensor:
+    """What the manifest says of a tensor, and where its parts wait."""
+
+    entry: TensorEntry
+    parts: list[SpooledPart]
+
+
+@dataclass(slots=True)
+class _Stored:
+    """A term whose parts are filled, still in its region."""
+
+    codec: Codec
+    region: Region
+
+    def term(self, at: str) -> StoredTerm:
+        return StoredTerm(self.codec, self.region.arrays, at)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.region.parts.values())
+
+
+def encode_tensor(
+    planned: PlannedTensor, source: DiffSource, spool: Spool, workers: Workers
+) -> EncodedTensor:
+    """Encodes every term of `planned`, then rebuilds the tensor from the stored parts.
+
+    The digest and the error are those of the rebuilt tensor, not of what the encoder meant.
+    """
+    if planned.kind == "exact":
+        stored = [_smallest(planned.encoders, source, spool)]
+    else:
+        stored = _encode_sum(planned.encoders, source, spool)
+    terms = [term.term(planned.name) for term in stored]
+    rebuilder = Rebuilder(planned.view, source.operand, terms, source.device)
+    check = _compare(rebuilder, source, workers)
+    if planned.kind == "exact":
+        assert check.identical, f"{planned.name}: an exact codec changed the tensor"
+    elif check.positions:
+        stored.append(_patch(check, source, spool))
+    parts: list[SpooledPart] = []
+    for index, term in enumerate(stored):
+        parts += term.region.close(f"{planned.name}_{index}_")
+    return EncodedTensor(_entry(planned, stored, check), parts)
+
+
+def _entry(planned: PlannedTensor, stored: Sequence[_Stored], check: _Comparison) -> TensorEntry:
+    exact = planned.kind == "exact"
+    return TensorEntry(
+        dtype=planned.dtype,
+        shape=planned.shape,
+        file=planned.file,
+        kind=planned.kind,
+        digest=check.digest.text(),
+        base=None if exact and stored[0].codec.name == "raw" else planned.operand,
+        terms=tuple(
+            Term(
+                codec=term.codec.name,
+                params=term.codec.to_params(),
+                parts={name: part.nbytes for name, part in term.region.parts.items()},
+            )
+            for term in stored
+        ),
+        error=None if exact else check.error(),
+    )
+
+
+def _encode(encoder: Encoder, source: Source, view: View, spool: Spool) -> _Stored:
+    regions: list[Region] = []
+
+    def allocate(codec: Codec) -> dict[str, Array]:
+        regions.append(spool.region(codec, view))
+        return regions[0].arrays
+
+    codec = encoder.encode(source, allocate)
+    (region,) = regions
+    return _Stored(codec, region)
+
+
+def _encode_sum(encoders: Sequence[Encoder], source: DiffSource, spool: Spool) -> list[_Stored]:
+    stored: list[_Stored] = []
+    decoded: list[Decode] = []
+    for encoder in encoders:
+        term = _encode(encoder, residual(source, decoded), source.view, spool)
+        stored.append(term)
+        if term.codec.name not in EXACT:
+            additive = cast(AdditiveCodec, term.codec)
+            arrays = term.region.arrays
+            decoded.append(additive.decoder(arrays, source.view, source.device, source.name))
+    return stored
+
+
+def _smallest(encoders: Sequence[Encoder], source: DiffSource, spool: Spool) -> _Stored:
+    """The smallest of the alternatives, and the tensor itself if nothing is smaller."""
+    tried = [_encode(encoder, source, source.view, spool) for encoder in encoders]
+    best = min(tried, key=lambda term: term.nbytes)
+    if best.nbytes > source.view.nbytes:
+        return _encode(RawEncoder(), source, source.view, spool)
+    return best
+
+
+def _patch(check: _Comparison, source: DiffSource, spool: Spool) -> _Stored:
+    positions = np.concatenate(check.positions)
+    return _encode(PatchEncoder(positions=positions), source, source.view, spool)
+
+
+@dataclass(slots=True)
+class _Comparison:
+    """Rebuilt against tuned, gathered block by block."""
+
+    digest: Digest = field(default_factory=Digest)
+    identical: bool = True
+    positions: list[Array] = field(default_factory=list)
+    missed: list[torch.Tensor] = field(default_factory=list)
+    moved: list[torch.Tensor] = field(default_factory=list)
+
+    def error(self) -> float | None:
+        """Relative error over the finite elements (R18), 4 significant digits."""
+        if self.identical:
+            return 0.0
+        missed, moved = (total(torch.cat(rows)) for rows in (self.missed, self.moved))
+        if not (moved > 0 and math.isfinite(missed) and math.isfinite(moved)):
+            return None
+        return float(f"{math.sqrt(missed / moved):.4g}")
+
+
+def _compare(rebuilder: Rebuilder, source: DiffSource, workers: Workers) -> _Comparison:
+    check = _Comparison()
+    view = source.view
+    for start, stop in blocks(view, source.device):
+        rows = np.ascontiguousarray(rebuilder.bits(start, stop))
+        tuned = source.tuned_bits(start, stop)
+        if not np.array_equal(rows, tuned):
+            rows = _lossy_block(check, source, rows, start, stop)
+        elif rebuilder.sums:
+            check.moved.append(_energy(source.rows(start, stop)))
+        check.digest.update(rows)
+        workers.advance(rows.nbytes)
+    return check
+
+
+def _lossy_block(
+    check: _Comparison, source: DiffSource, rows: Array, start: int, stop: int
+) -> Array:
+    """Takes a differing block into account; the block with its non-finite elements as tuned."""
+    dtype = source.view.dtype
+    assert dtype in FLOATS
+    tuned = source.tuned_values(start, stop).to(source.device)
+    missed = as_float(rows, dtype).to(source.device, torch.float32, copy=True).sub_(tuned)
+    if not bool(torch.isfinite(missed.sum())):
+        bad = ~torch.isfinite(missed)
+        rows = np.array(rows)
+        mask = bad.cpu().numpy()
+        rows[mask] = source.tuned_bits(start, stop)[mask]
+        check.positions.append(np.flatnonzero(mask) + start * source.view.cols)
+        missed.masked_fill_(bad, 0)
+    check.identical = check.identical and np.array_equal(rows, source.tuned_bits(start, stop))
+    check.missed.append(_energy(missed))
+    check.moved.append(_energy(source.rows(start, stop)))
+    return rows
+
+
+def _energy(values: torch.Tensor) -> torch.Tensor:
+    return row_sums(values.square_()).cpu()

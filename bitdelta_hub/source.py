@@ -1,0 +1,206 @@
+"""Operands and diffs, read block by block (SPEC R12, R17).
+
+A block is a run of whole rows that stays in a core's cache while everything that has to be done
+with it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from bitdelta_hub.checkpoint import Checkpoint
+from bitdelta_hub.codecs.base import FLOATS, NUMPY, Array, Decode, Source, View
+from bitdelta_hub.pair import Operand
+
+# Elements of a block: 512 KB of fp32, half of a core's second-level cache; enough to fill a GPU.
+BLOCK = {"cpu": 1 << 17, "cuda": 1 << 24}
+
+
+def bits_dtype(dtype: str) -> np.dtype[np.unsignedinteger]:
+    """The unsigned numpy type that is as wide as container dtype `dtype`."""
+    return np.dtype(f"u{np.dtype(NUMPY[dtype]).itemsize}")
+
+
+class _Unlocked:
+    """Shows read-only memory as writable: torch warns about the former, nobody here writes."""
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+        interface = dict(array.__array_interface__)
+        interface["data"] = (interface["data"][0], False)
+        self.__array_interface__ = interface
+
+
+def as_float(bits: Array, dtype: str) -> torch.Tensor:
+    """`bits` as a tensor of float dtype `dtype` (F16, BF16, F32), sharing their memory."""
+    signed = bits.view(f"i{bits.itemsize}")
+    if not signed.flags.writeable:
+        signed = np.asarray(_Unlocked(signed))
+    return torch.from_numpy(signed).view(FLOATS[dtype])
+
+
+def as_bits(values: torch.Tensor, dtype: str) -> Array:
+    """The bit patterns of CPU tensor `values`, sharing their memory."""
+    signed = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    width = bits_dtype(dtype)
+    return values.view(signed[width.itemsize]).numpy().view(width)
+
+
+def blocks(view: View, device: torch.device) -> Iterator[tuple[int, int]]:
+    """(start, stop) rows of every block of `view`, in order; none without elements."""
+    if view.numel == 0:
+        return
+    step = max(1, BLOCK[device.type] // view.cols)
+    for start in range(0, view.total_rows, step):
+        yield start, min(start + step, view.total_rows)
+
+
+class OperandReader:
+    """The base values that a tensor seen as `view` starts from; None means zeros."""
+
+    def __init__(self, operand: Operand | None, base: Checkpoint | None, view: View) -> None:
+        self.view = view
+        self.base = base
+        if operand is None or base is None:
+            self.pieces: Sequence[tuple[str, int, int]] = ()
+        elif isinstance(operand, str):
+            self.pieces = ((operand, 0, view.numel),)
+        else:
+            self.pieces = operand
+        self.dtype = base.tensors[self.pieces[0][0]].dtype if base and self.pieces else view.dtype
+        self.covered = sum(stop - start for _, start, stop in self.pieces)
+
+    def bits(self, start: int, stop: int) -> Array:
+        """Bit patterns `[stop - start, cols]` of those rows; read-only where nothing was joined."""
+        cols = self.view.cols
+        first, last = start * cols, stop * cols
+        if len(self.pieces) == 1 and self.covered == self.view.numel:
+            name, begin, _ = self.pieces[0]
+            assert self.base is not None
+            return self.base.read_bits(name, begin + first, begin + last).reshape(-1, cols)
+        out = np.zeros(last - first, bits_dtype(self.dtype))
+        at = 0
+        for name, begin, end in self.pieces:
+            low, high = max(first, at), min(last, at + end - begin)
+            if low < high:
+                assert self.base is not None
+                window = self.base.read_bits(name, begin + low - at, begin + high - at)
+                out[low - first : high - first] = window
+            at += end - begin
+        return out.reshape(-1, cols)
+
+    def values(self, start: int, stop: int) -> torch.Tensor:
+        """Those rows in their own dtype; not to be written to."""
+        return as_float(self.bits(start, stop), self.dtype)
+
+
+class DiffSource:
+    """Tuned minus operand of one tensor, as encoders read it.
+
+    Rows that the operand does not cover and elements that are not finite on either side count as
+    unchanged here, so that they enter no scale (R17); `uncovered` and `nonfinite` say that there
+    are some.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tuned: Checkpoint,
+        operand: OperandReader,
+        device: torch.device,
+    ) -> None:
+        self.name = name
+        self.tuned = tuned
+        self.operand = operand
+        self.view = operand.view
+        self.device = device
+        self.nonfinite = False
+        covered = operand.covered if operand.pieces else self.view.numel
+        self.uncovered = range(covered // max(1, self.view.cols), self.view.total_rows)
+
+    def tuned_bits(self, start: int, stop: int) -> Array:
+        """Bit patterns `[stop - start, cols]` of those rows of the tuned tensor; read-only."""
+        cols = self.view.cols
+        return self.tuned.read_bits(self.name, start * cols, stop * cols).reshape(-1, cols)
+
+    def tuned_values(self, start: int, stop: int) -> torch.Tensor:
+        """Those rows of the tuned tensor in its own dtype; not to be written to."""
+        return as_float(self.tuned_bits(start, stop), self.view.dtype)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """fp32 diff `[stop - start, cols]` of those rows, in memory of its own."""
+        diff = self.tuned_values(start, stop).to(self.device, torch.float32, copy=True)
+        if self.operand.pieces:
+            diff.sub_(self.operand.values(start, stop).to(self.device, torch.float32))
+        # A sum is finite only if everything in it is; the exact test follows where it is not.
+        if not bool(torch.isfinite(diff.sum())):
+            self._clear_nonfinite(diff)
+        if start < self.uncovered.stop and stop > self.uncovered.start:
+            diff[max(0, self.uncovered.start - start) :] = 0
+        return diff
+
+    def _clear_nonfinite(self, diff: torch.Tensor) -> None:
+        finite = torch.isfinite(diff)
+        if not bool(finite.all()):
+            self.nonfinite = True
+            diff.masked_fill_(~finite, 0)
+
+    def diff(self) -> Iterator[tuple[int, torch.Tensor]]:
+        for start, stop in blocks(self.view, self.device):
+            yield start, self.rows(start, stop)
+
+    def matrix(self, index: int) -> torch.Tensor:
+        return _matrix(self, index)
+
+    def bits(self) -> Iterator[tuple[int, Array, Array]]:
+        for start, stop in blocks(self.view, torch.device("cpu")):
+            yield start, self.operand.bits(start, stop), self.tuned_bits(start, stop)
+
+
+class Residual:
+    """What terms already encoded leave of a source."""
+
+    def __init__(self, source: DiffSource, decoded: Sequence[Decode]) -> None:
+        self.source = source
+        self.decoded = decoded
+        self.view = source.view
+        self.device = source.device
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """fp32 residual `[stop - start, cols]` of those rows, in memory of its own."""
+        left = self.source.rows(start, stop)
+        for decode in self.decoded:
+            left.sub_(decode(start, stop))
+        uncovered = self.source.uncovered
+        if start < uncovered.stop and stop > uncovered.start:
+            left[max(0, uncovered.start - start) :] = 0
+        return left
+
+    def diff(self) -> Iterator[tuple[int, torch.Tensor]]:
+        for start, stop in blocks(self.view, self.device):
+            yield start, self.rows(start, stop)
+
+    def matrix(self, index: int) -> torch.Tensor:
+        return _matrix(self, index)
+
+    def bits(self) -> Iterator[tuple[int, Array, Array]]:
+        return self.source.bits()
+
+
+def _matrix(source: DiffSource | Residual, index: int) -> torch.Tensor:
+    view = source.view
+    out = torch.empty((view.rows, view.cols), dtype=torch.float32, device=source.device)
+    first = index * view.rows
+    step = max(1, BLOCK[source.device.type] // max(1, view.cols))
+    for start in range(0, view.rows, step):
+        stop = min(start + step, view.rows)
+        out[start:stop] = source.rows(first + start, first + stop)
+    return out
+
+
+def residual(source: DiffSource, decoded: Sequence[Decode]) -> Source:
+    """The source that the next term is encoded from."""
+    return Residual(source, decoded) if decoded else source

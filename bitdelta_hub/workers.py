@@ -1,0 +1,105 @@
+"""A pool of threads that each take whole tensors; torch and zstd release the interpreter lock."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from bitdelta_hub.errors import UsageError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# progress(phase, done bytes, total bytes)
+Progress = Callable[[str, int, int], None]
+
+
+class Stopped(Exception):
+    """Ends a worker's item early because the whole run ends; never reaches a caller."""
+
+
+class Workers:
+    """Runs a function over items in threads and counts the bytes that are done."""
+
+    def __init__(self, count: int, progress: Progress | None = None) -> None:
+        self.count = count
+        self._progress = progress
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._phase, self._done, self._total = "", 0, 0
+
+    def run(
+        self, phase: str, total: int, function: Callable[[Item], Result], items: Sequence[Item]
+    ) -> list[Result]:
+        """The results in the items' order. The first error stops the others and is raised."""
+        self._phase, self._done, self._total = phase, 0, total
+        self.advance(0)
+        with ThreadPoolExecutor(self.count, initializer=_single_threaded) as pool:
+            futures = [pool.submit(self._one, function, item) for item in items]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+                failed = [f.exception() for f in futures if f.done() and not f.cancelled()]
+                errors = [error for error in failed if error and not isinstance(error, Stopped)]
+                if errors:
+                    raise errors[0]
+                return [future.result() for future in futures]
+            except BaseException:
+                self._stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+    def _one(self, function: Callable[[Item], Result], item: Item) -> Result:
+        self.advance(0)
+        return function(item)
+
+    def advance(self, done: int) -> None:
+        """Counts `done` more bytes; raises Stopped in a worker whose run has ended."""
+        if self._stop.is_set():
+            raise Stopped
+        if self._progress:
+            with self._lock:
+                self._done += done
+                self._progress(self._phase, self._done, self._total)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `auto`, `cpu`, `cuda` or `cuda:N` stands for.
+
+    Raises UsageError if it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UsageError(f"--device: no device {name!r}", fix="one of auto, cpu, cuda, cuda:N")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device: no {name} here (found {torch.cuda.device_count()} CUDA devices)",
+            fix="leave --device out, or use --device cpu",
+        )
+    return device
+
+
+def _single_threaded() -> None:
+    # The pool already keeps every core busy; torch's own threads would only wait for one another.
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def workers(
+    device: torch.device, progress: Progress | None = None, count: int | None = None
+) -> Iterator[Workers]:
+    """Workers for `device`: one a core, with torch single-threaded meanwhile."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield Workers(count or min(16, os.cpu_count() or 1), progress)
+    finally:
+        torch.set_num_threads(threads)
