@@ -1,0 +1,98 @@
+"""The hot loops behind codecs and runtimes: what each means, for any device.
+
+A *run* is SPEC section 1's bit stream of codes: bit j of code i is bit i·bits + j of the run, bit k
+of the run is bit k mod 8 (0 = least significant) of its byte k div 8, and the rest of the last byte
+is zero. Packed arrays are uint8 with one run along the last axis; leading axes are free.
+
+On the CPU numpy loops run, elsewhere the plain torch of `reference`, with the same bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from bitdelta_hub.kernels import cpu, reference
+
+WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
+
+
+def to_tensor(
+    array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], device: torch.device
+) -> torch.Tensor:
+    """`array` as a tensor on `device`; shares memory where it is writable and already there."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
+
+
+def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Runs uint8 `[..., ceil(n·bits/8)]` of `codes` `[..., n]`, integers below 2^bits.
+
+    for i, j: bit i·bits + j of run = bit j of codes[..., i]
+    `bits` is 1 to 8 (codes uint8) or 16 (codes int32).
+    """
+    if codes.device.type == "cpu":
+        return torch.from_numpy(cpu.pack(codes.numpy(), bits))
+    return reference.pack(codes, bits)
+
+
+def unpack(packed: torch.Tensor, bits: int, start: int, stop: int) -> torch.Tensor:
+    """Codes start..stop of each run, `[..., stop - start]`: uint8, or int32 for 16 bits.
+
+    for i in start..stop, j: bit j of codes[..., i - start] = bit i·bits + j of run
+    Of 8 bits the codes may share memory with `packed`.
+    """
+    if packed.device.type == "cpu":
+        return torch.from_numpy(cpu.unpack(packed.numpy(), bits, start, stop))
+    return reference.unpack(packed, bits, start, stop)
+
+
+def pack_signs(x: torch.Tensor) -> torch.Tensor:
+    """Runs uint8 `[r, ceil(c/8)]` of the signs of finite fp32 `x` `[r, c]`.
+
+    bit j of run i = not x[i, j] < 0
+    """
+    if x.device.type == "cpu":
+        return torch.from_numpy(cpu.pack_signs(x.numpy()))
+    return reference.pack_signs(x)
+
+
+def lookup(packed: torch.Tensor, bits: int, cols: int, table: torch.Tensor) -> torch.Tensor:
+    """fp32 `[..., cols]`, the entry of fp32 `table` `[2^bits]` at each code; bits 1 to 8.
+
+    out[..., j] = table[code j of run]
+    """
+    if packed.device.type == "cpu":
+        return torch.from_numpy(cpu.lookup(packed.numpy(), bits, cols, table.numpy()))
+    return reference.lookup(packed, bits, cols, table)
+
+
+def odd_numbers(packed: torch.Tensor, bits: int, cols: int) -> torch.Tensor:
+    """fp32 `[..., cols]`, the odd numbers for which integer codes stand (SPEC section 6).
+
+    out[..., j] = 2 · code j of run - (2^bits - 1)
+    """
+    if packed.device.type == "cpu":
+        return torch.from_numpy(cpu.odd_numbers(packed.numpy(), bits, cols))
+    return reference.odd_numbers(packed, bits, cols)
+
+
+def sign_values(packed: torch.Tensor, cols: int, scale: torch.Tensor) -> torch.Tensor:
+    """fp32 `[r, cols]`: fp32 `scale` `[r | 1, cols | 1]`, negated where the bit is 0.
+
+    out[i, j] = scale[i, j] if bit j of run i else -scale[i, j]
+    """
+    unit = scale.view(1) if scale.numel() == 1 else torch.ones(1, device=scale.device)
+    values = lookup(packed, 1, cols, torch.cat([-unit, unit]))
+    return values if scale.numel() == 1 else values.mul_(scale)
+
+
+def dot_int(u: torch.Tensor, gain: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """`[..., r, c]`, an exact sum of products of integers `[..., k, r]`, `[..., k]`, `[..., k, c]`.
+
+    out[..., i, j] = Σ_k gain[k] · u[k, i] · v[k, j]
+    Needs Σ_k gain[k] · max|u[k]| · max|v[k]| < 2^53. fp64, or fp32 where that holds every partial
+    sum; the type says nothing about the value.
+    """
+    if u.device.type == "cpu":
+        return torch.from_numpy(cpu.dot_int(u.numpy(), gain.numpy(), v.numpy()))
+    return reference.dot_int(u, gain, v)
