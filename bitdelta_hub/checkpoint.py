@@ -1,4 +1,4 @@
-"""A lazy, slice-wise view of a checkpoint: nothing is read but headers until a slice is asked for."""
+"""A lazy, slice-wise view of a checkpoint: headers first, data when a slice is asked for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FileInfo(NamedTuple):
 class Checkpoint:
     """The tensors of one checkpoint, in the order in which they lie in its files.
 
-    `place` is what messages call it; `folder` is where its other files are, None if they are remote.
+    `place` is what messages call it; `folder` holds its other files, None if they are remote.
     """
 
     def __init__(

@@ -39,10 +39,8 @@ _RENAMED = tuple(
 _JOINED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 _WHOLE = {part: whole for whole, parts in _JOINED.items() for part in parts}
 _LINEAR = re.compile(r"(?P<module>.+)\.(?P<leaf>\w+)\.(?P<kind>weight|bias)")
-_EXPERT = re.compile(
-    r"(?P<experts>.+\.experts)\.\d+\.(?P<leaf>gate_proj|up_proj|down_proj)\.weight"
-)
-_EXPERTS = re.compile(r"(?P<experts>.+\.experts)\.(?P<leaf>gate_up_proj|down_proj)")
+_EXPERT = re.compile(r"(?P<all>.+\.experts)\.\d+\.(?P<leaf>gate_proj|up_proj|down_proj)\.weight")
+_EXPERTS = re.compile(r"(?P<all>.+\.experts)\.(?P<leaf>gate_up_proj|down_proj)")
 
 _EMBEDDING = re.compile(
     r"(?:.*\.)?(?:embed_tokens|wte|word_embeddings|tok_embeddings|shared|embed_in)\.weight"
@@ -77,6 +75,40 @@ def unique(names: Iterable[str]) -> dict[str, str]:
     return {form: name for name, form in forms.items() if count[form] == 1}
 
 
+def same_tensors(tuned: Iterable[str], base: Iterable[str]) -> dict[str, str]:
+    """Tuned name -> base name of the same tensor: by name, by form, then by one common prefix."""
+    base = set(base)
+    found = {name: name for name in tuned if name in base}
+    free_tuned = unique(name for name in tuned if name not in found)
+    free_base = unique(base - found.keys())
+    found |= {name: free_base[form] for form, name in free_tuned.items() if form in free_base}
+    rest = [form for form in free_tuned if form not in free_base]
+    remove, add = _common_prefix(rest, free_base.keys() - free_tuned.keys())
+    for form in rest:
+        other = add + form.removeprefix(remove)
+        if form.startswith(remove) and other != form and other in free_base:
+            found[free_tuned[form]] = free_base[other]
+    return found
+
+
+def _common_prefix(tuned: Iterable[str], base: Iterable[str]) -> tuple[str, str]:
+    """(prefix to remove, prefix to add), one of them empty, that makes tuned forms base forms.
+
+    Both are empty where fewer than two agree or where another prefix does as well: a guess.
+    """
+    tuned, base = set(tuned), set(base)
+    votes = Counter[tuple[str, str]]()
+    for forms, others, added in ((tuned, base, False), (base, tuned, True)):
+        for form in forms:
+            front, _, rest = form.partition(".")
+            if rest in others:
+                votes["" if added else front + ".", front + "." if added else ""] += 1
+    best = votes.most_common(2)
+    if not best or best[0][1] < 2 or (len(best) > 1 and best[1][1] == best[0][1]):
+        return "", ""
+    return best[0][0]
+
+
 def parts_of(form: str, shape: tuple[int, ...]) -> tuple[str, ...]:
     """Canonical names of the tensors that, joined row-major, are the tensor `form`; () for none.
 
@@ -86,7 +118,7 @@ def parts_of(form: str, shape: tuple[int, ...]) -> tuple[str, ...]:
     if (found := _EXPERTS.fullmatch(form)) and len(shape) == 3:
         leaves = _JOINED.get(found["leaf"], (found["leaf"],))
         return tuple(
-            f"{found['experts']}.{expert}.{leaf}.weight"
+            f"{found['all']}.{expert}.{leaf}.weight"
             for expert in range(shape[0])
             for leaf in leaves
         )
@@ -98,25 +130,7 @@ def parts_of(form: str, shape: tuple[int, ...]) -> tuple[str, ...]:
 def whole_of(form: str) -> str | None:
     """Canonical name of the fused tensor that the tensor `form` may be a part of."""
     if found := _EXPERT.fullmatch(form):
-        return f"{found['experts']}.{_WHOLE.get(found['leaf'], found['leaf'])}"
+        return f"{found['all']}.{_WHOLE.get(found['leaf'], found['leaf'])}"
     if (found := _LINEAR.fullmatch(form)) and found["leaf"] in _WHOLE:
         return f"{found['module']}.{_WHOLE[found['leaf']]}.{found['kind']}"
     return None
-
-
-def common_prefix(tuned: Iterable[str], base: Iterable[str]) -> tuple[str, str] | None:
-    """(prefix of tuned, prefix of base), one of them empty, that makes most of the forms equal.
-
-    None where fewer than two agree or where another prefix does as well: then it is a guess.
-    """
-    tuned, base = set(tuned), set(base)
-    votes = Counter[tuple[str, str]]()
-    for forms, others, swap in ((tuned, base, False), (base, tuned, True)):
-        for form in forms:
-            front, _, rest = form.partition(".")
-            if rest in others:
-                votes[("", front + ".") if swap else (front + ".", "")] += 1
-    best = votes.most_common(2)
-    if not best or best[0][1] < 2 or (len(best) > 1 and best[1][1] == best[0][1]):
-        return None
-    return best[0][0]

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bitdelta_hub.errors import PairError, StorageError
+from bitdelta_hub.format.names import MANIFEST
+from bitdelta_hub.format.storage import decimal_size, storage_errors
 
 LOOKED_FOR = "model.safetensors, model-*-of-*.safetensors, pytorch_model*.bin, *.pth"
 PICKLES = (".bin", ".pth", ".pt")
@@ -21,7 +23,7 @@ JSON_LIMIT = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """The weight files in their order; `weight_map` is the index's tensor -> file, if there is one."""
+    """The weight files in their order; `weight_map` (tensor -> file) if they have an index."""
 
     files: tuple[Path, ...]
     weight_map: dict[str, str] | None = None
@@ -39,14 +41,19 @@ def locate(source: Path) -> Located:
             raise StorageError(f"{source}: not a file of weights (expected .safetensors)")
         return Located((source,))
     if not source.is_dir():
-        raise StorageError(f"{source}: no such file or folder")
+        raise StorageError(f"{source}: no such file or folder", fix="check the path")
+    if (source / MANIFEST).is_file():
+        raise StorageError(
+            f"{source}: a delta, not a checkpoint", fix=f"bdhub rebuild {source} --out FOLDER"
+        )
     if (source / "model_index.json").is_file():
         raise PairError(
             f"{source}: a pipeline of several models (model_index.json)",
             code="BDH111",
-            fix="give the folder of one component, such as its unet/ or transformer/, on both sides",
+            fix="give the folder of one component, such as unet/ or transformer/, on both sides",
         )
-    names = sorted(path.name for path in source.iterdir() if path.is_file())
+    with storage_errors(source):
+        names = sorted(path.name for path in source.iterdir() if path.is_file())
     found = _named(source, names, "model", ".safetensors")
     found = found or _named(source, names, "pytorch_model", ".bin") or _only_pth(source, names)
     if found is None:
@@ -112,7 +119,7 @@ def _nothing(folder: Path, names: list[str]) -> PairError | StorageError:
     if "adapter_config.json" in names or adapters:
         size = sum((folder / name).stat().st_size for name in adapters)
         return PairError(
-            f"{folder}: an adapter ({size / 1e6:.1f} MB), not a fine-tuned checkpoint",
+            f"{folder}: an adapter ({decimal_size(size)}), not a fine-tuned checkpoint",
             code="BDH102",
             fix="share it as it is: it is small already; or merge it into its base and save that",
         )
@@ -128,12 +135,12 @@ def _nothing(folder: Path, names: list[str]) -> PairError | StorageError:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`. Raises StorageError for anything else."""
-    try:
+    with storage_errors(path):
         if path.stat().st_size > JSON_LIMIT:
             raise StorageError(f"{path}: too large (expected at most {JSON_LIMIT} bytes)")
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise StorageError(f"{path}: not readable ({error.strerror})") from error
+        text = path.read_bytes()
+    try:
+        content = json.loads(text)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno} column {error.colno}"
         raise StorageError(f"{path}: not valid JSON ({error.msg} at {place})") from error

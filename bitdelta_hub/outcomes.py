@@ -18,9 +18,7 @@ class Outcome(NamedTuple):
 OUTCOMES: dict[str, Outcome] = {
     "BDH001": Outcome("tied-head", "note", "tied embeddings, and one side writes the head anyway"),
     "BDH002": Outcome("resized-vocabulary", "note", "vocabulary resized: common rows are paired"),
-    "BDH003": Outcome(
-        "other-layout", "note", "prefixes, experts or projections laid out otherwise"
-    ),
+    "BDH003": Outcome("other-layout", "note", "other prefixes, or experts laid out otherwise"),
     "BDH004": Outcome("extra-in-base", "note", "the base has tensors that the fine-tune lacks"),
     "BDH005": Outcome("other-dtype", "warning", "base and fine-tune differ in dtype"),
     "BDH006": Outcome("quantised-base", "warning", "the base is quantised, the fine-tune is not"),

@@ -9,6 +9,7 @@ import contextlib
 import mmap
 import pickle
 import sys
+import zipfile
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,9 +18,11 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from bitdelta_hub.codecs.base import NUMPY, Array
-from bitdelta_hub.errors import PairError, StorageError
-from bitdelta_hub.format.container import read_header
+from bitdelta_hub.codecs.base import Array
+from bitdelta_hub.errors import ContainerError, PairError
+from bitdelta_hub.format.container import Header, read_header
+from bitdelta_hub.format.dtypes import ITEMSIZE
+from bitdelta_hub.format.storage import open_regular, storage_errors
 
 # The generic value, for interpreters older than the constant. A copy-on-write map is not charged
 # against free memory with it, so a file larger than the memory can be mapped.
@@ -50,7 +53,7 @@ class TensorInfo:
 
     @property
     def itemsize(self) -> int:
-        return np.dtype(NUMPY[self.dtype]).itemsize
+        return ITEMSIZE[self.dtype]
 
     @property
     def numel(self) -> int:
@@ -82,20 +85,20 @@ class WeightFile(Protocol):
 class SafetensorsFile:
     """A local safetensors file behind a private memory map.
 
-    The map is copy-on-write: a stray write to a tensor that shares it can never reach the file.
-    Raises ContainerError where the header breaks a rule, StorageError where the file is not readable.
+    The map is copy-on-write: a stray write to an array that shares it can never reach the file.
+    Raises ContainerError for a header that breaks a rule, PairError BDH110 for a dtype that the
+    format does not know, StorageError where the file cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
+        header = _header(path)
         self.name = path.name
-        header = read_header(path)
-        self.size = path.stat().st_size
-        self.metadata = dict(header.metadata)
-        found = {
+        self.size = header.size
+        self.metadata = header.metadata
+        self.tensors = {
             name: TensorInfo(entry.dtype, entry.shape, path.name, entry.start, entry.stop)
             for name, entry in header.entries.items()
         }
-        self.tensors = dict(sorted(found.items(), key=lambda item: item[1].start))
         self._map = _map(path)
 
     def read(self, tensor: str, start: int, stop: int) -> Array:
@@ -118,15 +121,25 @@ class SafetensorsFile:
             self._map.close()
 
 
-def _map(path: Path) -> mmap.mmap:
+def _header(path: Path) -> Header:
     try:
-        with path.open("rb") as file:
-            if not _NORESERVE:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            flags = mmap.MAP_PRIVATE | _NORESERVE
-            return mmap.mmap(file.fileno(), 0, flags, mmap.PROT_READ | mmap.PROT_WRITE)
-    except OSError as error:
-        raise StorageError(f"{path}: not readable ({error.strerror})") from error
+        return read_header(path)
+    except ContainerError as error:
+        if error.rule != "R9":
+            raise
+        raise PairError(
+            str(error),
+            code="BDH110",
+            fix="give a copy of the checkpoint in a 16-bit type",
+        ) from error
+
+
+def _map(path: Path) -> mmap.mmap:
+    with open_regular(path) as file, storage_errors(path):
+        if not _NORESERVE:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        flags = mmap.MAP_PRIVATE | _NORESERVE
+        return mmap.mmap(file.fileno(), 0, flags, mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 class PickleFile:
@@ -138,7 +151,8 @@ class PickleFile:
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
-        self.size = path.stat().st_size
+        with storage_errors(path):
+            self.size = path.stat().st_size
         self.metadata: dict[str, str] = {}
         self.tensors: dict[str, TensorInfo] = {}
         self._bytes: dict[str, torch.Tensor] = {}
@@ -166,12 +180,10 @@ class PickleFile:
 
 def _load(path: Path) -> dict[object, object]:
     try:
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # written before torch 1.6: not a zip, so nothing to map
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise StorageError(f"{path}: not readable ({error.strerror})") from error
+        with storage_errors(path):
+            # Files of before torch 1.6 are no archives, so there is nothing to map.
+            archive = zipfile.is_zipfile(path)
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         raise _not_weights(path, "it holds other objects, or is no such file") from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
