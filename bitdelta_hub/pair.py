@@ -65,7 +65,7 @@ def check_base(pair: Pair, *, allow_distant: bool = False) -> Sample:
     Raises PairError BDH104 where most of them are unrelated, unless `allow_distant`.
     """
     operands = {n: m.operand for n, m in pair.matches.items() if m.operand is not None}
-    # Embeddings move otherwise than the model: their rows may be new, or rare tokens' and unchanged.
+    # Embeddings move otherwise than the model: rows may be new, or of rare tokens and unchanged.
     inner = {n: operand for n, operand in operands.items() if "embed" not in n}
     inner = {n: operand for n, operand in inner.items() if not is_token_table(n)}
     found = sample(pair.base, pair.tuned, inner or operands)

@@ -29,7 +29,7 @@ FLOORS = (
     # checkpoints, pairs, plans
     ("carried", "locate", "recipes", "spool", "weightfile", "workers"),
     ("checkpoint",),
-    ("quantised",),
+    ("operands", "quantised", "sample"),
     ("pair",),
     ("source",),
     ("changes", "delta"),
