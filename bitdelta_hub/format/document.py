@@ -183,7 +183,7 @@ class Fields:
         _check_count(value, most, at)
         return ((f"{at}[{i}]", item) for i, item in enumerate(value))
 
-    def entries(self, key: str, most: int) -> Iterator[tuple[str, str, Any]]:
+    def entries(self, key: str, most: int = MOST) -> Iterator[tuple[str, str, Any]]:
         """(key, place, value) of each entry of an object of at most `most`."""
         value, at = self[key], self.place(key)
         if not isinstance(value, dict):

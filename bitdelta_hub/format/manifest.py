@@ -159,7 +159,7 @@ class Manifest:
             annotations={
                 key: string(item, at)
                 for key, at, item in (
-                    fields.entries("annotations", _MOST_FILES) if "annotations" in fields else ()
+                    fields.entries("annotations") if "annotations" in fields else ()
                 )
             },
         )

@@ -104,8 +104,8 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 def _staged_folder(target: Path, cleanup: ExitStack) -> Path:
     while True:
         staged = target.parent / f".{target.name}.{secrets.token_hex(4)}{_STAGED}"
-        cleanup.callback(shutil.rmtree, staged, ignore_errors=True)
         staged.mkdir()
+        cleanup.callback(shutil.rmtree, staged, ignore_errors=True)
         lock = _lock(staged, wait=True)
         if lock is not None:
             cleanup.callback(os.close, lock)
