@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -281,9 +282,10 @@ def read_manifest(folder: Path) -> Manifest:
             fix="to make one: bdhub compress TUNED --base BASE --out DELTA",
         )
     with open_regular(path) as file, storage_errors(path):
+        size = os.fstat(file.fileno()).st_size
+        if size > _LARGEST:
+            raise _too_large(size)
         data = file.read(_LARGEST + 1)
-        if len(data) > _LARGEST:
-            raise _too_large(path.stat().st_size)
     return Manifest.parse(data)
 
 

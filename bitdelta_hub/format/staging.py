@@ -8,6 +8,7 @@ removed by the next run with the same target.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -52,6 +53,8 @@ def stage_folder(
             _check_reading(place, target, reading)
             _check_target(place, target, overwrite, marker)
             cleanup.callback(_remove_empty, _missing(target.parent))
+            if target.parent.is_file():  # of which mkdir would say that it exists
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             target.parent.mkdir(parents=True, exist_ok=True)
             staged = _staged_folder(target, cleanup)
         yield staged

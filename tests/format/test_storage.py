@@ -34,9 +34,12 @@ def test_message(number: int, needed: int, message: str) -> None:
 
 
 def test_a_full_disk_tells_what_to_do() -> None:
-    with Path("/dev/full").open("wb", buffering=0) as file:
-        with pytest.raises(StorageError) as caught, storage_errors("out", 2000):
-            file.write(b"x")
+    with (
+        Path("/dev/full").open("wb", buffering=0) as file,
+        pytest.raises(StorageError) as caught,
+        storage_errors("out", 2000),
+    ):
+        file.write(b"x")
     assert str(caught.value) == "out: no space left on the disk (needed 2.0 kB)"
     assert caught.value.fix == "free some space, or choose an --out on another disk"
 
