@@ -157,6 +157,10 @@ class AdditiveCodec(Codec, Protocol):
 class ExactCodec(Codec, Protocol):
     """A codec whose term sets bit patterns: raw, rows, patch, steps."""
 
+    def row_step(self, view: View) -> int:
+        """How rows are grouped: a range given to the overwriter starts at a multiple of this
+        and ends at one or at the last row."""
+
     def overwriter(self, parts: Parts, view: View, at: str) -> Overwrite:
         """Prepares `parts` once. `bits` come in holding the base operand (or the rounded sum)
         and leave holding the rebuilt tensor. Raises CodecError as `decoder` does."""

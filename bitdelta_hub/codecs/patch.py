@@ -46,6 +46,10 @@ class Patch:
         value = Part(view.dtype, (self.positions.count,))
         return {**self.positions.parts(view.numel), "value": value}
 
+    def row_step(self, view: View) -> int:
+        """1: any range of rows will do."""
+        return 1
+
     def overwriter(self, parts: Parts, view: View, at: str) -> Overwrite:
         """Sets the listed elements of the range; raises CodecError (R25, R29)."""
         positions = self.positions.unpack(parts, view.numel, at)

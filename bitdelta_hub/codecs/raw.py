@@ -42,6 +42,10 @@ class Raw:
         """`data`, dtype and shape of the tensor."""
         return {"data": Part(view.dtype, view.shape)}
 
+    def row_step(self, view: View) -> int:
+        """1: any range of rows will do."""
+        return 1
+
     def overwriter(self, parts: Parts, view: View, at: str) -> Overwrite:
         """Copies rows of `data`."""
         data = as_bits(parts["data"], view.dtype).reshape(view.total_rows, view.cols)

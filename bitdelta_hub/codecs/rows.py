@@ -48,6 +48,10 @@ class Rows:
             "data": Part(view.dtype, (self.count, view.cols)),
         }
 
+    def row_step(self, view: View) -> int:
+        """1: any range of rows will do."""
+        return 1
+
     def overwriter(self, parts: Parts, view: View, at: str) -> Overwrite:
         """Copies the rows that lie in the range; raises CodecError (R28) for a bad `index`."""
         index = parts["index"].astype(np.int64)

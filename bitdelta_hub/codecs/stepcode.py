@@ -1,0 +1,153 @@
+"""One chunk of a `steps` term: numbers to symbols, low bits and escapes, and back (SPEC 6.9)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+
+from bitdelta_hub.codecs.base import Array
+from bitdelta_hub.codecs.ordered import CONTEXTS, Ordered
+
+ESCAPE = -128
+MAX_ANCHOR = 511
+
+
+class Split(NamedTuple):
+    """What a chunk's numbers count from, and how many low bits they set apart, by context.
+
+    Below context `direct` a number is the tuned value's own and sets `max_shift` bits apart;
+    from there on it is the distance from base, and one bit fewer with each context up to `anchor`.
+    """
+
+    direct: int
+    anchor: int
+
+    def shifts(self, max_shift: int) -> Array:
+        """Low bits set apart in each context, never more than in the one before."""
+        shifts = np.clip(self.anchor - np.arange(CONTEXTS), 0, max_shift)
+        shifts[: self.direct] = max_shift
+        return shifts
+
+
+@dataclass(frozen=True, slots=True)
+class Arrangement:
+    """The elements of a chunk sorted by context; `ends[c]` elements have a context up to `c`."""
+
+    order: Array
+    ends: Array
+
+    @classmethod
+    def of(cls, contexts: Array) -> Arrangement:
+        """The stable order of `contexts`, uint8."""
+        order = np.argsort(contexts, kind="stable")
+        ends = np.searchsorted(contexts[order], np.arange(CONTEXTS), side="right")
+        return cls(order, ends)
+
+    def below(self, context: int) -> int:
+        """How many elements have a smaller context than `context`."""
+        return int(self.ends[context - 1]) if context else 0
+
+    def deeper(self, split: Split, max_shift: int) -> list[int]:
+        """How many elements set more than 0, 1, ..., `max_shift` - 1 bits apart: the first ones."""
+        shifts = split.shifts(max_shift)
+        return [self.below(int(np.count_nonzero(shifts > bit))) for bit in range(max_shift)]
+
+
+def _runs(deeper: list[int], n: int) -> Iterator[tuple[int, slice]]:
+    """(shift, elements that set so many bits apart), without those that set none apart."""
+    for shift in range(1, len(deeper) + 1):
+        start = deeper[shift] if shift < len(deeper) else 0
+        if start < deeper[shift - 1]:
+            yield shift, slice(start, deeper[shift - 1])
+
+
+class Planes(NamedTuple):
+    """What a chunk is stored as, before entropy coding."""
+
+    symbols: Array  # int8 [n], in the order of the arrangement
+    low: Array  # uint8, bit planes from bit 0 up, each padded to whole bytes
+    escapes: Array  # uint8, byte planes from byte 0 up, of the numbers without a symbol
+
+
+def split_numbers(numbers: Array, deeper: list[int]) -> Planes:
+    """The planes of `numbers`, signed `[n]` in the order of the arrangement."""
+    high = numbers.copy()
+    for shift, run in _runs(deeper, len(numbers)):
+        high[run] >>= shift
+    symbols = high.astype(np.int8)
+    far = np.flatnonzero((symbols != high) | (symbols == ESCAPE))
+    symbols[far] = ESCAPE
+    octets = high[far].view(np.uint8).reshape(-1, high.itemsize)
+    return Planes(symbols, _pack_low(numbers, deeper), octets.T.reshape(-1))
+
+
+def low_bytes(deeper: list[int]) -> int:
+    """The size of all bit planes."""
+    return sum(-(-count // 8) for count in deeper)
+
+
+def join_numbers(planes: Planes, deeper: list[int], width: int) -> Array:
+    """The numbers of `planes`, whose sizes are right."""
+    numbers = planes.symbols.astype(f"<i{width // 8}")
+    far = np.flatnonzero(planes.symbols == ESCAPE)
+    octets = planes.escapes.reshape(width // 8, -1).T
+    numbers[far] = np.ascontiguousarray(octets).view(numbers.dtype)[:, 0]
+    for shift, run in _runs(deeper, len(numbers)):
+        numbers[run] <<= shift
+    _add_low(numbers, planes.low, deeper)
+    return numbers
+
+
+def _pack_low(numbers: Array, deeper: list[int]) -> Array:
+    planes = [np.empty(0, np.uint8)]
+    for first in range(0, len(deeper), 8):
+        octets = (numbers[: deeper[first]] >> first).astype(np.uint8)
+        for bit, count in enumerate(deeper[first : first + 8]):
+            planes.append(np.packbits(octets[:count] & np.uint8(1 << bit), bitorder="little"))
+    return np.concatenate(planes)
+
+
+def _add_low(numbers: Array, low: Array, deeper: list[int]) -> None:
+    sizes = [-(-count // 8) for count in deeper]
+    starts = [0, *accumulate(sizes)]
+    for first in range(0, len(deeper), 8):
+        octets = np.zeros(deeper[first], np.uint8)
+        for bit in reversed(range(first, min(first + 8, len(deeper)))):
+            plane = low[starts[bit] : starts[bit + 1]]
+            octets += octets
+            octets[: deeper[bit]] |= np.unpackbits(plane, count=deeper[bit], bitorder="little")
+        numbers[: len(octets)] |= octets.astype(numbers.dtype) << first
+
+
+def choose_split(ordered: Ordered, contexts: Array, distances: Array) -> Split:
+    """A good split for a sample of a chunk: distances from base and their contexts, ascending.
+
+    Any split is decodable; this one loses a few hundredths of a bit against the best.
+    """
+    size = np.where(distances < 0, ~distances, distances).view(f"u{distances.itemsize}")
+    direct = _choose_direct(ordered, contexts, size)
+    start = int(np.searchsorted(contexts, direct))
+    if start == len(contexts):
+        return Split(direct, 0)
+    bits = np.frexp(size[start:].astype(np.float64))[1]
+    levels = contexts[start:].astype(np.int64)
+    need = np.sort(np.where(bits > 7, levels + bits - 7, 0))
+    # One number in 64 without a symbol costs less than a bit of it in every number; and a
+    # symbol keeps the three top bits of the median, or else its low bits are not noise.
+    rare = int(need[len(need) - 1 - len(need) // 64])
+    middle = int(np.median(levels + bits)) - 3
+    return Split(direct, min(max(0, min(rare, middle)), MAX_ANCHOR))
+
+
+def _choose_direct(ordered: Ordered, contexts: Array, size: Array) -> int:
+    """The first context at which the distance from base says more than the tuned value alone."""
+    if ordered.mantissa is None:
+        return 0
+    far = np.where(size > 0.6 * 2**ordered.mantissa, 1, -1)
+    gain = np.cumsum(np.bincount(contexts, weights=far, minlength=CONTEXTS))
+    best = int(np.argmax(gain))
+    return best + 1 if gain[best] > 0 else 0

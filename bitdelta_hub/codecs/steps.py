@@ -1,0 +1,267 @@
+"""`steps`: the tuned bit patterns as distances from base, losslessly and entropy-coded (SPEC 6.9).
+
+The decoder knows base, and a diff has about one size throughout a tensor: in steps of the bit
+pattern it is small where base is large and large where base is small. So the elements of a
+chunk are sorted by base's exponent, which puts numbers of one distribution side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from bitdelta_hub.codecs.base import (
+    Allocate,
+    Array,
+    Overwrite,
+    Params,
+    Part,
+    Parts,
+    Source,
+    View,
+)
+from bitdelta_hub.codecs.frames import FrameWriter, read_frame
+from bitdelta_hub.codecs.ordered import CONTEXTS, Ordered
+from bitdelta_hub.codecs.params import integer, only_keys
+from bitdelta_hub.codecs.stepcode import (
+    ESCAPE,
+    MAX_ANCHOR,
+    Arrangement,
+    Planes,
+    Split,
+    choose_split,
+    join_numbers,
+    low_bytes,
+    split_numbers,
+)
+from bitdelta_hub.errors import CodecError
+
+MAX_BYTES = 2**53
+# Elements of a chunk that the encoder makes, and the most that a chunk of several rows may have.
+CHUNK = 1 << 17
+MAX_CHUNK = 1 << 22
+SAMPLE = 2048
+# Fewer symbols than this are not worth entropy tables of their own.
+PIECE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Parts `chunk` and `data`: for every run of `rows` rows a head and three frames."""
+
+    name: ClassVar[str] = "steps"
+
+    rows: int
+    nbytes: int
+
+    def to_params(self) -> Params:
+        """`rows`, `bytes`."""
+        return {"rows": self.rows, "bytes": self.nbytes}
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any], view: View, at: str) -> Self:
+        """The codec; raises CodecError (R24, R33) for wrong params or chunks that are too large."""
+        only_keys(params, ("rows", "bytes"), at)
+        codec = cls(
+            integer(params, "rows", 1, max(1, view.total_rows), at),
+            integer(params, "bytes", 0, MAX_BYTES, at),
+        )
+        elements = codec.rows * view.cols
+        if codec.rows > 1 and elements > MAX_CHUNK:
+            fact = f"chunk too large (expected at most {MAX_CHUNK} elements, found {elements})"
+            raise CodecError(fact, rule="R33", at=f"{at}.rows")
+        return codec
+
+    def parts(self, view: View) -> dict[str, Part]:
+        """`chunk` U32 `[chunks, 5]` and `data` U8 `[bytes]`."""
+        chunks = -(-view.total_rows // self.rows) if view.numel else 0
+        return {"chunk": Part("U32", (chunks, 5)), "data": Part("U8", (self.nbytes,))}
+
+    def row_step(self, view: View) -> int:
+        """Row ranges start at multiples of this and end at one or at the last row."""
+        return self.rows
+
+    def overwriter(self, parts: Parts, view: View, at: str) -> Overwrite:
+        """Turns base into tuned, chunk by chunk; raises CodecError (R34, then R35 on use)."""
+        ordered = Ordered.of(view.dtype)
+        chunks = _read_heads(parts, self.nbytes, ordered, at)
+
+        def overwrite(start: int, stop: int, bits: Array) -> None:
+            whole = start % self.rows == 0 and (stop % self.rows == 0 or stop == view.total_rows)
+            assert whole, "a chunk needs all of its rows"
+            for row in range(start, stop, self.rows):
+                index = row // self.rows
+                rows = bits[row - start : row - start + self.rows]
+                base = rows.reshape(-1)
+                tuned = _decode(base, chunks[index], ordered, f"{at}.data: chunk {index}")
+                rows[...] = tuned.reshape(rows.shape)
+
+        return overwrite
+
+
+@dataclass(frozen=True, slots=True)
+class StepsEncoder:
+    """Stores every element; `effort` `max` takes some fifteen times as long for half a percent."""
+
+    codec: ClassVar[str] = "steps"
+
+    effort: Literal["default", "max"] = "default"
+
+    def describe(self) -> str:
+        """`steps`, with its effort where that is not the default."""
+        return "steps" if self.effort == "default" else f"steps {self.effort}"
+
+    def predict(self, view: View) -> None:
+        """Nothing: the size depends on the data."""
+        return
+
+    def encode(self, source: Source, allocate: Allocate) -> Steps:
+        """Codes chunk by chunk, holds the frames until their sizes are known, then stores them."""
+        view = source.view
+        ordered = Ordered.of(view.dtype)
+        writer = FrameWriter(self.effort)
+        rows = min(max(1, CHUNK // max(1, view.cols)), max(1, view.total_rows))
+        heads: list[tuple[int, ...]] = []
+        frames: list[bytes] = []
+        for base, tuned in _chunks(source, rows):
+            split, coded = _encode(base, tuned, ordered, writer, search=self.effort == "max")
+            heads.append((*split, *map(len, coded)))
+            frames += coded
+        codec = Steps(rows, sum(map(len, frames)))
+        arrays = allocate(codec)
+        if heads:
+            arrays["chunk"][:] = heads
+        at = 0
+        for frame in frames:
+            arrays["data"][at : at + len(frame)] = np.frombuffer(frame, np.uint8)
+            at += len(frame)
+        return codec
+
+
+def _chunks(source: Source, rows: int) -> Iterator[tuple[Array, Array]]:
+    """(base, tuned) flattened, `rows` rows each but the last, whatever the source's blocks are."""
+    held: list[tuple[Array, Array]] = []
+    count = 0
+    for _, base, tuned in source.bits():
+        at = 0
+        while at < len(base):
+            take = min(rows - count, len(base) - at)
+            piece = base[at : at + take].reshape(-1), tuned[at : at + take].reshape(-1)
+            at, count = at + take, count + take
+            if count < rows:
+                held.append((piece[0].copy(), piece[1].copy()))
+                continue
+            yield _joined([*held, piece])
+            held, count = [], 0
+    if held:
+        yield _joined(held)
+
+
+def _joined(pieces: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    if len(pieces) == 1:
+        return pieces[0]
+    return np.concatenate([p[0] for p in pieces]), np.concatenate([p[1] for p in pieces])
+
+
+def _encode(
+    base: Array, tuned: Array, ordered: Ordered, writer: FrameWriter, *, search: bool
+) -> tuple[Split, list[bytes]]:
+    """The split and the three frames of one chunk."""
+    contexts = ordered.contexts(base)
+    arranged = Arrangement.of(contexts)
+    values = ordered.fold(base, tuned)
+    distances = (values - ordered.origin(base))[arranged.order]
+    sample = slice(None, None, -(-len(base) // SAMPLE))
+    split = choose_split(ordered, contexts[arranged.order[sample]], distances[sample])
+
+    def planes_of(split: Split) -> tuple[Planes, list[Array]]:
+        numbers = distances.copy() if search else distances
+        direct = arranged.order[: arranged.below(split.direct)]
+        numbers[: len(direct)] = values[direct]
+        planes = split_numbers(numbers, arranged.deeper(split, ordered.max_shift))
+        return planes, _pieces(planes.symbols, arranged)
+
+    def size_of(split: Split) -> int:
+        planes, pieces = planes_of(split)
+        return sum(map(writer.quick, (pieces, [planes.low], [planes.escapes])))
+
+    if search:
+        split = min(_around(split, ordered), key=size_of)
+    planes, pieces = planes_of(split)
+    repetitive = 2 * int(np.count_nonzero(planes.symbols)) < len(planes.symbols)
+    return split, [
+        writer.frame(pieces, repetitive=repetitive),
+        writer.frame([planes.low]),
+        writer.frame([planes.escapes]),
+    ]
+
+
+def _around(split: Split, ordered: Ordered) -> list[Split]:
+    last = 0 if ordered.mantissa is None else CONTEXTS
+    return [
+        Split(direct, anchor)
+        for direct in range(max(0, split.direct - 1), min(last, split.direct + 1) + 1)
+        for anchor in range(max(0, split.anchor - 2), min(MAX_ANCHOR, split.anchor + 2) + 1)
+    ]
+
+
+def _pieces(symbols: Array, arranged: Arrangement) -> list[Array]:
+    """`symbols`, as bytes, cut between contexts wherever both sides are long enough."""
+    octets = symbols.view(np.uint8)
+    cuts = [0]
+    for end in np.unique(arranged.ends).tolist():
+        if end - cuts[-1] >= PIECE and len(octets) - end >= PIECE:
+            cuts.append(end)
+    return [octets[start:stop] for start, stop in pairwise([*cuts, len(octets)])]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """One chunk as it lies in the parts."""
+
+    split: Split
+    symbols: Array
+    low: Array
+    escapes: Array
+
+
+def _read_heads(parts: Parts, nbytes: int, ordered: Ordered, at: str) -> list[_Stored]:
+    """The chunks' heads and frames, checked against R34."""
+    heads = parts["chunk"].astype(np.int64)
+    limits = (0 if ordered.mantissa is None else CONTEXTS, MAX_ANCHOR)
+    for column, (key, limit) in enumerate(zip(("direct", "anchor"), limits, strict=True)):
+        bad = np.flatnonzero(heads[:, column] > limit)
+        if bad.size:
+            fact = f"chunk {bad[0]}: {key} {heads[bad[0], column]} (expected at most {limit})"
+            raise CodecError(fact, rule="R34", at=f"{at}.chunk")
+    total = int(heads[:, 2:].sum())
+    if total != nbytes:
+        fact = f"wrong sum of frame sizes (expected {nbytes}, found {total})"
+        raise CodecError(fact, rule="R34", at=f"{at}.chunk")
+    ends = np.cumsum(heads[:, 2:].reshape(-1)).tolist()
+    data = parts["data"]
+    frames = [data[start:stop] for start, stop in pairwise([0, *ends])]
+    return [
+        _Stored(Split(*head), *frames[3 * index : 3 * index + 3])
+        for index, head in enumerate(heads[:, :2].tolist())
+    ]
+
+
+def _decode(base: Array, chunk: _Stored, ordered: Ordered, at: str) -> Array:
+    """The tuned bit patterns of one chunk, in an array of their own."""
+    arranged = Arrangement.of(ordered.contexts(base))
+    deeper = arranged.deeper(chunk.split, ordered.max_shift)
+    symbols = read_frame(chunk.symbols, len(base), f"{at}, symbols").view(np.int8)
+    low = read_frame(chunk.low, low_bytes(deeper), f"{at}, low")
+    far = int(np.count_nonzero(symbols == ESCAPE))
+    escapes = read_frame(chunk.escapes, far * ordered.width // 8, f"{at}, escapes")
+    numbers = join_numbers(Planes(symbols, low, escapes), deeper, ordered.width)
+    direct = arranged.below(chunk.split.direct)
+    numbers[direct:] += ordered.origin(base)[arranged.order[direct:]]
+    values = np.empty_like(numbers)
+    values[arranged.order] = numbers
+    return ordered.unfold(base, values)
