@@ -7,6 +7,7 @@ from typing import Any
 
 from bitdelta_hub.codecs.base import Codec, View
 from bitdelta_hub.codecs.lowrank import LowRank
+from bitdelta_hub.codecs.int import Int
 from bitdelta_hub.codecs.params import shown
 from bitdelta_hub.codecs.patch import Patch
 from bitdelta_hub.codecs.raw import Raw
@@ -18,6 +19,7 @@ from bitdelta_hub.errors import VersionError
 CODECS: dict[str, type[Codec]] = {
     "lowrank": LowRank,
     "sign": Sign,
+    "int": Int,
     "raw": Raw,
     "rows": Rows,
     "patch": Patch,
