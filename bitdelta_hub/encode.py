@@ -22,13 +22,13 @@ from bitdelta_hub.codecs.base import (
 )
 from bitdelta_hub.codecs.patch import PatchEncoder
 from bitdelta_hub.codecs.raw import RawEncoder
-from bitdelta_hub.codecs.sums import row_sums, total
+from bitdelta_hub.codecs.sums import energies, total
 from bitdelta_hub.delta import Rebuilder, StoredTerm
 from bitdelta_hub.format.digest import Digest
 from bitdelta_hub.format.entries import EXACT
 from bitdelta_hub.format.manifest import TensorEntry, Term
 from bitdelta_hub.planner import PlannedTensor
-from bitdelta_hub.source import DiffSource, as_float, blocks, residual
+from bitdelta_hub.source import DiffSource, as_float, blocks, residual, run_rows
 from bitdelta_hub.spool import Region, Spool, SpooledPart
 from bitdelta_hub.workers import Workers
 
@@ -77,10 +77,12 @@ def encode_tensor(
     parts: list[SpooledPart] = []
     for index, term in enumerate(stored):
         parts += term.region.close(f"{planned.name}_{index}_")
-    return EncodedTensor(_entry(planned, stored, check), parts)
+    return EncodedTensor(_entry(planned, stored, check, source), parts)
 
 
-def _entry(planned: PlannedTensor, stored: Sequence[_Stored], check: _Comparison) -> TensorEntry:
+def _entry(
+    planned: PlannedTensor, stored: Sequence[_Stored], check: _Comparison, source: DiffSource
+) -> TensorEntry:
     exact = planned.kind == "exact"
     return TensorEntry(
         dtype=planned.dtype,
@@ -97,7 +99,7 @@ def _entry(planned: PlannedTensor, stored: Sequence[_Stored], check: _Comparison
             )
             for term in stored
         ),
-        error=None if exact else check.error(),
+        error=None if exact else check.error(source),
     )
 
 
@@ -148,13 +150,12 @@ class _Comparison:
     identical: bool = True
     positions: list[Array] = field(default_factory=list)
     missed: list[torch.Tensor] = field(default_factory=list)
-    moved: list[torch.Tensor] = field(default_factory=list)
 
-    def error(self) -> float | None:
+    def error(self, source: DiffSource) -> float | None:
         """Relative error over the finite elements (R18), 4 significant digits."""
         if self.identical:
             return 0.0
-        missed, moved = (total(torch.cat(rows)) for rows in (self.missed, self.moved))
+        missed, moved = total(torch.cat(self.missed).tolist()), source.energy()
         if not (moved > 0 and math.isfinite(missed) and math.isfinite(moved)):
             return None
         return float(f"{math.sqrt(missed / moved):.4g}")
@@ -162,39 +163,33 @@ class _Comparison:
 
 def _compare(rebuilder: Rebuilder, source: DiffSource, workers: Workers) -> _Comparison:
     check = _Comparison()
-    view = source.view
-    for start, stop in blocks(view, source.device):
+    for start, stop in blocks(source.view, source.device):
         rows = np.ascontiguousarray(rebuilder.bits(start, stop))
-        tuned = source.tuned_bits(start, stop)
-        if not np.array_equal(rows, tuned):
-            rows = _lossy_block(check, source, rows, start, stop)
-        elif rebuilder.sums:
-            check.moved.append(_energy(source.rows(start, stop)))
+        if not np.array_equal(rows, source.tuned_bits(start, stop)):
+            rows = _differing_block(check, source, rows, start, stop)
         check.digest.update(rows)
         workers.advance(rows.nbytes)
     return check
 
 
-def _lossy_block(
+def _differing_block(
     check: _Comparison, source: DiffSource, rows: Array, start: int, stop: int
 ) -> Array:
-    """Takes a differing block into account; the block with its non-finite elements as tuned."""
+    """Takes a differing block into account; gives it with its non-finite elements as tuned."""
     dtype = source.view.dtype
     assert dtype in FLOATS
-    tuned = source.tuned_values(start, stop).to(source.device)
-    missed = as_float(rows, dtype).to(source.device, torch.float32, copy=True).sub_(tuned)
+    missed = as_float(rows, dtype).to(source.device, torch.float32, copy=True)
+    missed.sub_(source.tuned_values(start, stop).to(source.device, torch.float32))
+    same = False
     if not bool(torch.isfinite(missed.sum())):
+        tuned = source.tuned_bits(start, stop)
         bad = ~torch.isfinite(missed)
-        rows = np.array(rows)
         mask = bad.cpu().numpy()
-        rows[mask] = source.tuned_bits(start, stop)[mask]
+        rows = np.array(rows)
+        rows[mask] = tuned[mask]
         check.positions.append(np.flatnonzero(mask) + start * source.view.cols)
         missed.masked_fill_(bad, 0)
-    check.identical = check.identical and np.array_equal(rows, source.tuned_bits(start, stop))
-    check.missed.append(_energy(missed))
-    check.moved.append(_energy(source.rows(start, stop)))
+        same = bool(np.array_equal(rows, tuned))
+    check.identical = check.identical and same
+    check.missed.append(energies(missed, run_rows(source.view)).cpu())
     return rows
-
-
-def _energy(values: torch.Tensor) -> torch.Tensor:
-    return row_sums(values.square_()).cpu()

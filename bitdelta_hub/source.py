@@ -13,6 +13,7 @@ import torch
 
 from bitdelta_hub.checkpoint import Checkpoint
 from bitdelta_hub.codecs.base import FLOATS, NUMPY, Array, Decode, Source, View
+from bitdelta_hub.codecs.sums import energies, total
 from bitdelta_hub.pair import Operand
 
 # Elements of a block: 512 KB of fp32, half of a core's second-level cache; enough to fill a GPU.
@@ -49,11 +50,16 @@ def as_bits(values: torch.Tensor, dtype: str) -> Array:
     return values.view(signed[width.itemsize]).numpy().view(width)
 
 
+def run_rows(view: View) -> int:
+    """Rows of the runs over which energies are summed; blocks on any device are whole runs."""
+    return max(1, BLOCK["cpu"] // max(1, view.cols))
+
+
 def blocks(view: View, device: torch.device) -> Iterator[tuple[int, int]]:
     """(start, stop) rows of every block of `view`, in order; none without elements."""
     if view.numel == 0:
         return
-    step = max(1, BLOCK[device.type] // view.cols)
+    step = run_rows(view) * (BLOCK[device.type] // BLOCK["cpu"])
     for start in range(0, view.total_rows, step):
         yield start, min(start + step, view.total_rows)
 
@@ -118,6 +124,7 @@ class DiffSource:
         self.view = operand.view
         self.device = device
         self.nonfinite = False
+        self._energies: list[torch.Tensor] = []
         covered = operand.covered if operand.pieces else self.view.numel
         self.uncovered = range(covered // max(1, self.view.cols), self.view.total_rows)
 
@@ -134,6 +141,7 @@ class DiffSource:
         """fp32 diff `[stop - start, cols]` of those rows, in memory of its own."""
         diff = self.tuned_values(start, stop).to(self.device, torch.float32, copy=True)
         if self.operand.pieces:
+            # Subtracting in one type is twice as fast as letting torch widen bf16 on the way.
             diff.sub_(self.operand.values(start, stop).to(self.device, torch.float32))
         # A sum is finite only if everything in it is; the exact test follows where it is not.
         if not bool(torch.isfinite(diff.sum())):
@@ -149,8 +157,20 @@ class DiffSource:
             diff.masked_fill_(~finite, 0)
 
     def diff(self) -> Iterator[tuple[int, torch.Tensor]]:
+        found = []
         for start, stop in blocks(self.view, self.device):
-            yield start, self.rows(start, stop)
+            rows = self.rows(start, stop)
+            if not self._energies:
+                found.append(energies(rows, run_rows(self.view)).cpu())
+            yield start, rows
+        self._energies = self._energies or found
+
+    def energy(self) -> float:
+        """The sum of squares of the diff; costs a pass only if none has been made yet."""
+        if not self._energies:
+            for _ in self.diff():
+                pass
+        return total(torch.cat(self._energies).tolist()) if self._energies else 0.0
 
     def matrix(self, index: int) -> torch.Tensor:
         return _matrix(self, index)
@@ -194,7 +214,7 @@ def _matrix(source: DiffSource | Residual, index: int) -> torch.Tensor:
     view = source.view
     out = torch.empty((view.rows, view.cols), dtype=torch.float32, device=source.device)
     first = index * view.rows
-    step = max(1, BLOCK[source.device.type] // max(1, view.cols))
+    step = run_rows(view) * (BLOCK[source.device.type] // BLOCK["cpu"])
     for start in range(0, view.rows, step):
         stop = min(start + step, view.rows)
         out[start:stop] = source.rows(first + start, first + stop)

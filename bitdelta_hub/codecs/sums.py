@@ -127,3 +127,17 @@ def _fold_rows(x: torch.Tensor) -> torch.Tensor:
     while len(x) > 1:
         x = x[0::2] + x[1::2]
     return x[0]
+
+
+def energies(x: torch.Tensor, rows: int) -> torch.Tensor:
+    """The sum of squares of every run of `rows` rows of fp32 `x` `[r, c]`, fp32 `[ceil(r / rows)]`.
+
+    Each run is folded by halves as one flat vector, so the order depends on c and `rows` alone.
+    """
+    whole = len(x) // rows
+    runs = [x[: whole * rows].reshape(whole, -1)] if whole else []
+    if whole * rows < len(x):
+        runs.append(x[whole * rows :].reshape(1, -1))
+    if not runs or x.shape[1] == 0:
+        return x.new_zeros(len(runs))
+    return torch.cat([row_sums(run * run) for run in runs])

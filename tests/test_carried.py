@@ -1,0 +1,74 @@
+"""Files that travel beside the weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bitdelta_hub.carried import carried_files, carry, mark, restore, unmark
+from bitdelta_hub.errors import FormatError
+from bitdelta_hub.format.manifest import BaseRef
+
+BASE = BaseRef(
+    repo="org/base", revision="a" * 40, fingerprint="blake3:" + "0" * 64, files=(), tensors={}
+)
+
+
+def write(folder: Path, **files: str) -> Path:
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+    return folder
+
+
+def test_weights_cards_and_folders_stay_behind(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path / "ft", config__json="{}", tokenizer__json="{}", README__md="#",
+        model__safetensors="x", tokenizer__bin="x", LICENSE="free", training_args__bin="x",
+    )  # fmt: skip
+    (folder / "tokenizer_extra").mkdir()
+    assert [path.name for path in carried_files(folder)] == [
+        "LICENSE",
+        "config.json",
+        "tokenizer.json",
+    ]
+
+
+@pytest.mark.parametrize("own", [None, {"quant_method": "fp8", "bits": 8}])
+def test_the_configuration_comes_back_as_it_was(own: object) -> None:
+    config = {"model_type": "llama"} | ({"quantization_config": own} if own else {})
+    marked = mark(config, BASE)
+    assert marked["quantization_config"]["quant_method"] == "bitdelta-hub"
+    assert marked["quantization_config"]["base_model"] == "org/base"
+    assert unmark(marked) == config
+
+
+def test_carried_files_travel_there_and_back(tmp_path: Path) -> None:
+    text = json.dumps({"model_type": "llama", "name": "ä"}, indent=2, ensure_ascii=False) + "\n"
+    source = write(tmp_path / "ft", config__json=text, vocab__json="{}")
+    delta, out = tmp_path / "delta", tmp_path / "out"
+    delta.mkdir()
+    out.mkdir()
+    files = carry(source, delta, BASE)
+    assert [file.file for file in files] == ["config.json", "vocab.json"]
+    restore(delta, files, out)
+    for name in ("config.json", "vocab.json"):
+        assert (out / name).read_bytes() == (source / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[]", "config.json: not a JSON object [R4]"), ("{", "config.json: not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)) [R4]")],
+)  # fmt: skip
+def test_a_broken_configuration_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    source = write(tmp_path / "ft", config__json="{}")
+    delta, out = tmp_path / "delta", tmp_path / "out"
+    delta.mkdir()
+    out.mkdir()
+    files = carry(source, delta, BASE)
+    (delta / "config.json").write_text(text)
+    with pytest.raises(FormatError) as caught:
+        restore(delta, files, out)
+    assert caught.value.message == message
