@@ -90,6 +90,15 @@ def low_bytes(deeper: list[int]) -> int:
     return sum(-(-count // 8) for count in deeper)
 
 
+def dirty_plane(low: Array, deeper: list[int]) -> int | None:
+    """The first bit plane whose padding is not zero."""
+    ends = accumulate(-(-count // 8) for count in deeper)
+    for bit, (count, end) in enumerate(zip(deeper, ends, strict=True)):
+        if count % 8 and int(low[end - 1]) >> (count % 8):
+            return bit
+    return None
+
+
 def join_numbers(planes: Planes, deeper: list[int], width: int) -> Array:
     """The numbers of `planes`, whose sizes are right."""
     numbers = planes.symbols.astype(f"<i{width // 8}")

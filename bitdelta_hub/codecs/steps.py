@@ -34,6 +34,7 @@ from bitdelta_hub.codecs.stepcode import (
     Planes,
     Split,
     choose_split,
+    dirty_plane,
     join_numbers,
     low_bytes,
     split_numbers,
@@ -257,6 +258,9 @@ def _decode(base: Array, chunk: _Stored, ordered: Ordered, at: str) -> Array:
     deeper = arranged.deeper(chunk.split, ordered.max_shift)
     symbols = read_frame(chunk.symbols, len(base), f"{at}, symbols").view(np.int8)
     low = read_frame(chunk.low, low_bytes(deeper), f"{at}, low")
+    dirty = dirty_plane(low, deeper)
+    if dirty is not None:
+        raise CodecError(f"padding bits are not zero in plane {dirty}", rule="R25", at=f"{at}, low")
     far = int(np.count_nonzero(symbols == ESCAPE))
     escapes = read_frame(chunk.escapes, far * ordered.width // 8, f"{at}, escapes")
     numbers = join_numbers(Planes(symbols, low, escapes), deeper, ordered.width)
