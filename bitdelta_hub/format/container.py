@@ -189,10 +189,9 @@ def layout(
     """The layout of (name, dtype, shape) arrays, stored in the order given.
 
     Data starts at a multiple of 8; an order of falling element sizes keeps every array on a
-    multiple of its own, which some readers need. With `reserve` the header takes exactly that
-    many bytes. To write data before all sizes are known, reserve
-    `len(layout(largest).header)`, `largest` having the same names with the largest extents
-    possible: smaller numbers never make the header longer.
+    multiple of its own. With `reserve` the header takes exactly that many bytes. To write data
+    before all sizes are known, reserve `len(layout(largest).header)`, `largest` having the same
+    names with the largest extents possible: smaller numbers never make the header longer.
 
     Raises ContainerError for a header over the limit (R20).
     """
