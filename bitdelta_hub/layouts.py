@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 
 # Modules that a model with a head, or one of several modalities, wraps around the bare model.
 _WRAPPERS = re.compile(
@@ -26,6 +27,7 @@ _RENAMED = tuple(
         (r"\.experts\.(\d+)\.w1\.", r".experts.\1.gate_proj."),
         (r"\.experts\.(\d+)\.w3\.", r".experts.\1.up_proj."),
         (r"\.experts\.(\d+)\.w2\.", r".experts.\1.down_proj."),
+        (r"^vision_tower\.vision_model\.", "vision_tower."),
         (r"^encoder\.layer\.", "layers."),
         (r"\.attention\.attention\.query\.", ".attention.q_proj."),
         (r"\.attention\.attention\.key\.", ".attention.k_proj."),
@@ -50,6 +52,7 @@ _HEAD = re.compile(
 )
 
 
+@lru_cache(maxsize=1 << 16)
 def canonical(name: str) -> str:
     """The form of tensor name `name` in which known layouts of one model agree."""
     name = _WRAPPERS.sub("", name)
@@ -82,31 +85,28 @@ def same_tensors(tuned: Iterable[str], base: Iterable[str]) -> dict[str, str]:
     free_tuned = unique(name for name in tuned if name not in found)
     free_base = unique(base - found.keys())
     found |= {name: free_base[form] for form, name in free_tuned.items() if form in free_base}
-    rest = [form for form in free_tuned if form not in free_base]
-    remove, add = _common_prefix(rest, free_base.keys() - free_tuned.keys())
-    for form in rest:
-        other = add + form.removeprefix(remove)
-        if form.startswith(remove) and other != form and other in free_base:
-            found[free_tuned[form]] = free_base[other]
-    return found
+    rest_tuned = {form: name for form, name in free_tuned.items() if form not in free_base}
+    rest_base = {form: name for form, name in free_base.items() if form not in free_tuned}
+    if not (pairs := _without_prefix(rest_tuned, rest_base)):
+        pairs = {ours: theirs for theirs, ours in _without_prefix(rest_base, rest_tuned).items()}
+    return found | {rest_tuned[ours]: rest_base[theirs] for ours, theirs in pairs.items()}
 
 
-def _common_prefix(tuned: Iterable[str], base: Iterable[str]) -> tuple[str, str]:
-    """(prefix to remove, prefix to add), one of them empty, that makes tuned forms base forms.
+def _without_prefix(forms: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+    """Form -> other form that it is without the one prefix that fits most of them.
 
-    Both are empty where fewer than two agree or where another prefix does as well: a guess.
+    Empty where fewer than two fit, or where another prefix fits as many: then it is a guess.
     """
-    tuned, base = set(tuned), set(base)
-    votes = Counter[tuple[str, str]]()
-    for forms, others, added in ((tuned, base, False), (base, tuned, True)):
-        for form in forms:
-            front, _, rest = form.partition(".")
-            if rest in others:
-                votes["" if added else front + ".", front + "." if added else ""] += 1
-    best = votes.most_common(2)
-    if not best or best[0][1] < 2 or (len(best) > 1 and best[1][1] == best[0][1]):
-        return "", ""
-    return best[0][0]
+    others = set(others)
+    by_prefix: dict[str, dict[str, str]] = {}
+    for form in forms:
+        prefix, _, rest = form.partition(".")
+        if (other := canonical(rest)) in others:
+            by_prefix.setdefault(prefix, {})[form] = other
+    fits = sorted(by_prefix.values(), key=len, reverse=True)
+    if not fits or len(fits[0]) < 2 or (len(fits) > 1 and len(fits[1]) == len(fits[0])):
+        return {}
+    return fits[0]
 
 
 def parts_of(form: str, shape: tuple[int, ...]) -> tuple[str, ...]:

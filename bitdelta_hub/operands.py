@@ -39,6 +39,7 @@ class Operands:
         self.differences: list[str] = []
         self.conflicts = 0
         self.used: set[str] = set()
+        self._runs: dict[str, dict[str, Piece]] = {}
         self._base_names = unique(base.tensors)
         self._tuned_names = unique(tuned.tensors)
         self._base_rows = {base.tensors[name].shape[0] for name in token_tables(base)}
@@ -95,14 +96,25 @@ class Operands:
         whole = self._base_names.get(whole_of(canonical(name)) or "")
         if whole is None:
             return None
+        if whole not in self._runs:
+            self._runs[whole] = self._split(whole)
+        if name not in self._runs[whole]:
+            return None
+        self.note("BDH003", f"{name} (there in {whole})")
+        return (self._runs[whole][name],)
+
+    def _split(self, whole: str) -> dict[str, Piece]:
+        """Tuned tensor -> its run of base tensor `whole`, if together they are all of it."""
         shape = self.base.tensors[whole].shape
         parts = _known(parts_of(canonical(whole), shape), self._tuned_names)
         shapes = [self.tuned.tensors[part].shape for part in parts]
-        if name not in parts or not _stack_to(shapes, shape):
-            return None
-        end = list(accumulate(map(prod, shapes)))[parts.index(name)]
-        self.note("BDH003", f"{name} (there in {whole})")
-        return (Piece(whole, end - self.tuned.tensors[name].numel, end),)
+        if not _stack_to(shapes, shape):
+            return {}
+        ends = accumulate(map(prod, shapes))
+        return {
+            part: Piece(whole, end - prod(size), end)
+            for part, size, end in zip(parts, shapes, ends, strict=True)
+        }
 
     def _tied(self, name: str) -> Operand | None:
         """The base's only token table, for a head or embedding that it leaves out as tied."""

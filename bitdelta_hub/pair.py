@@ -97,7 +97,14 @@ def _refuse_quantised(base: Checkpoint, tuned: Checkpoint) -> None:
             code="BDH110",
             fix="give a copy of the fine-tune in a 16-bit type",
         )
-    if theirs and ours is None:
+    if ours and not theirs:
+        raise PairError(
+            f"{tuned.place}: saved quantised by {ours.method} ({ours.tensor}), "
+            "which the base is not",
+            code="BDH103",
+            fix="give the 16-bit checkpoint that it was made from",
+        )
+    if theirs and not ours:
         raise PairError(
             f"{base.place}: the base is quantised and the fine-tune is not "
             f"({theirs.tensor} is {theirs.dtype}, quant_method {theirs.method or 'not named'})",
@@ -136,8 +143,9 @@ def same_bytes(checkpoint: Checkpoint, one: str, other: str) -> bool:
 
 def _refuse_strangers(operands: Operands, matches: dict[str, Match]) -> None:
     base, tuned = operands.base, operands.tuned
-    sizes = {name: info.nbytes for name, info in tuned.tensors.items()}
-    found = sum(sizes[name] for name, match in matches.items() if match != Match())
+    # Token tables say little: two models of one width and vocabulary are strangers still.
+    sizes = {n: info.nbytes for n, info in tuned.tensors.items() if not is_token_table(n)}
+    found = sum(size for name, size in sizes.items() if matches[name] != Match())
     many = operands.conflicts > max(FEW, len(operands.partners) // 10)
     if not many and found >= LITTLE * sum(sizes.values()):
         return

@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 
 Tensors = dict[str, torch.Tensor]
 
+transformers.utils.logging.disable_progress_bar()
+
 TEXT = {
     "vocab_size": 96,
     "hidden_size": 32,
@@ -29,6 +31,9 @@ TEXT = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
 }
 ENCODER = {
     "hidden_size": 32,
@@ -49,7 +54,15 @@ def _gemma3() -> transformers.PreTrainedModel:
 
 
 def _gpt2() -> transformers.PreTrainedModel:
-    config = transformers.GPT2Config(vocab_size=96, n_positions=32, n_embd=32, n_layer=2, n_head=4)
+    config = transformers.GPT2Config(
+        vocab_size=96,
+        n_positions=32,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     return transformers.GPT2LMHeadModel(config)
 
 
@@ -81,7 +94,7 @@ MODELS: dict[str, Callable[[], transformers.PreTrainedModel]] = {
     "qwen3": _causal("Qwen3", head_dim=8),
     "mixtral": _causal("Mixtral", num_local_experts=4),
     "qwen3-moe": _causal("Qwen3Moe", **MOE),
-    "phi3": _causal("Phi3", pad_token_id=0),
+    "phi3": _causal("Phi3"),
     "gpt2": _gpt2,
     "t5": _t5,
     "bert": lambda: transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=96, **ENCODER)),
@@ -94,21 +107,27 @@ MODELS: dict[str, Callable[[], transformers.PreTrainedModel]] = {
 def checkpoints(kind: str, root: Path, max_shard_size: str = "5GB") -> tuple[Path, Path]:
     """(base, tuned) folders of model `kind` of MODELS under `root`, made once."""
     home = root / f"{kind}-{max_shard_size}"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = MODELS[kind]().to(torch.bfloat16)
-        model.save_pretrained(home / "base", max_shard_size=max_shard_size)
-        move(model)
-        model.save_pretrained(home / "tuned", max_shard_size=max_shard_size)
+    model = build(kind)
+    model.save_pretrained(home / "base", max_shard_size=max_shard_size)
+    move(model)
+    model.save_pretrained(home / "tuned", max_shard_size=max_shard_size)
     return home / "base", home / "tuned"
+
+
+def build(kind: str, seed: int = 0) -> transformers.PreTrainedModel:
+    """Model `kind` of MODELS in bf16, at the random start that belongs to `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MODELS[kind]().to(torch.bfloat16)
 
 
 @torch.no_grad()
 def move(model: torch.nn.Module, by: float = 0.1) -> None:
-    """Adds noise of `by` times a parameter's own spread to each parameter."""
+    """Adds noise of `by` times a parameter's own spread to each parameter, always the same."""
+    generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
-        scale = parameter.float().std(correction=0)
-        parameter += (by * scale * torch.randn(parameter.shape)).to(parameter.dtype)
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter += (by * parameter.float().std(correction=0) * noise).to(parameter.dtype)
 
 
 def rewrite(
