@@ -94,7 +94,7 @@ class Steps:
         def overwrite(start: int, stop: int, bits: Array) -> None:
             whole = start % self.rows == 0 and (stop % self.rows == 0 or stop == view.total_rows)
             assert whole, "a chunk needs all of its rows"
-            for row in range(start, stop, self.rows):
+            for row in range(start, stop if chunks else start, self.rows):
                 index = row // self.rows
                 rows = bits[row - start : row - start + self.rows]
                 base = rows.reshape(-1)
