@@ -6,20 +6,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from bitdelta_hub.codecs.base import Codec, View
-from bitdelta_hub.codecs.lowrank import LowRank
+from bitdelta_hub.codecs.codebook import Codebook
 from bitdelta_hub.codecs.int import Int
+from bitdelta_hub.codecs.lowrank import LowRank
 from bitdelta_hub.codecs.params import shown
 from bitdelta_hub.codecs.patch import Patch
 from bitdelta_hub.codecs.raw import Raw
 from bitdelta_hub.codecs.rows import Rows
 from bitdelta_hub.codecs.sign import Sign
+from bitdelta_hub.codecs.sparse import Sparse
 from bitdelta_hub.codecs.steps import Steps
 from bitdelta_hub.errors import VersionError
 
 CODECS: dict[str, type[Codec]] = {
-    "lowrank": LowRank,
     "sign": Sign,
     "int": Int,
+    "codebook": Codebook,
+    "lowrank": LowRank,
+    "sparse": Sparse,
     "raw": Raw,
     "rows": Rows,
     "patch": Patch,

@@ -71,10 +71,15 @@ def _subspace(wide: torch.Tensor, count: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     width = min(2 * count + OVERSAMPLING, wide.shape[0])
     start = torch.randn((wide.shape[1], width), generator=generator).to(wide.device)
-    basis: torch.Tensor = torch.linalg.qr(single @ start).Q
+    basis = _orthonormal(single @ start)
     for _ in range(POWER_ITERATIONS):
-        basis = torch.linalg.qr(single @ (single.T @ basis)).Q
-    basis = torch.linalg.qr(basis.double()).Q
+        basis = _orthonormal(single @ (single.T @ basis))
+    return _orthonormal(basis.double())
+
+
+def _orthonormal(columns: torch.Tensor) -> torch.Tensor:
+    basis: torch.Tensor
+    basis, _ = torch.linalg.qr(columns)
     return basis
 
 
