@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from bitdelta_hub.codecs.base import Array
-from bitdelta_hub.errors import ContainerError, PairError
+from bitdelta_hub.errors import ContainerError, PairError, StorageError
 from bitdelta_hub.format.container import Header, read_header
 from bitdelta_hub.format.dtypes import ITEMSIZE
 from bitdelta_hub.format.storage import open_regular, storage_errors
@@ -186,7 +186,9 @@ def _load(path: Path) -> dict[object, object]:
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         raise _not_weights(path, "it holds other objects, or is no such file") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (StorageError, MemoryError):
+        raise
+    except Exception as error:  # the unpickler raises whatever damage makes of it
         raise _not_weights(path, "it is damaged") from error
     if not isinstance(found, dict):
         raise _not_weights(path, f"a {type(found).__name__} where a table of tensors is due")
