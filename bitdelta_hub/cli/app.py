@@ -1,0 +1,93 @@
+"""`bdhub`: the application, and what happens around every command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Any
+
+import typer
+
+from bitdelta_hub import __version__
+from bitdelta_hub.cli import compress, demo, env, info, plan, rebuild, verify, version
+from bitdelta_hub.cli.failures import INTERRUPTED, show, show_interrupt
+from bitdelta_hub.errors import BitDeltaError, UsageError
+
+# Typer exports this leaf of its usage errors; their common root is its parent.
+TyperUsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\b\nExit status: 0 done, 1 failed, 2 wrong usage, 3 the pair is not supported,\n"
+    "4 verification failed, 130 interrupted. BDHUB_DEBUG=1 shows tracebacks.",
+)
+for module in (compress, plan, rebuild, verify, info, demo, env, version):
+    module.add_to(app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def bdhub(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-v", hidden=True, is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """Store fine-tuned models as small, verified differences from their base."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and leaves with its exit status; never returns."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure: Any = getattr(stream, "reconfigure", None)
+        if reconfigure:
+            reconfigure(errors="backslashreplace")
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more on its way out; nobody is there to read it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)
+
+
+def _run(arguments: list[str]) -> int:
+    known: BitDeltaError
+    try:
+        status = app(arguments, prog_name="bdhub", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except TyperUsageError as error:
+        known = _usage_error(error)
+    except BitDeltaError as error:
+        known = error
+    except (KeyboardInterrupt, typer.Abort):
+        show_interrupt(None)
+        return INTERRUPTED
+    show(known, "json" if _wants_json(arguments) else "human")
+    return known.exit_status
+
+
+def _usage_error(error: Any) -> UsageError:
+    path = error.ctx.command_path if error.ctx else "bdhub"
+    return UsageError(error.format_message().rstrip("."), fix=f"{path} --help shows what it takes")
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    """Whether JSON was asked for, as far as a line that does not parse can tell."""
+    asked = {"--json", "--format=json", ("--format", "json")}
+    return not asked.isdisjoint([*arguments, *pairwise(arguments)])
