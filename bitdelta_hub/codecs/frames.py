@@ -43,7 +43,7 @@ class FrameWriter:
 def read_frame(frame: Array, size: int, at: str) -> Array:
     """The `size` bytes that `frame`, uint8, holds; allocates no more than these.
 
-    Raises CodecError (R35) unless `frame` is one Zstandard frame that states and has this size
+    Raises CodecError (R34) unless `frame` is one Zstandard frame that states and has this size
     and needs no dictionary; it is empty if `size` is 0.
     """
     if size == 0 or len(frame) == 0:
@@ -70,7 +70,7 @@ def read_frame(frame: Array, size: int, at: str) -> Array:
 
 
 def _refused(fact: str, at: str) -> CodecError:
-    return CodecError(fact, rule="R35", at=at)
+    return CodecError(fact, rule="R34", at=at)
 
 
 def _entropy_only() -> zstandard.ZstdCompressionParameters:

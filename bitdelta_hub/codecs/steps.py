@@ -42,9 +42,8 @@ from bitdelta_hub.codecs.stepcode import (
 from bitdelta_hub.errors import CodecError
 
 MAX_BYTES = 2**53
-# Elements of a chunk that the encoder makes, and the most that a chunk of several rows may have.
+# Elements of a chunk: as many whole rows as fit, but at least one.
 CHUNK = 1 << 17
-MAX_CHUNK = 1 << 22
 SAMPLE = 2048
 # Fewer symbols than this are not worth entropy tables of their own.
 PIECE = 4096
@@ -52,51 +51,43 @@ PIECE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Parts `chunk` and `data`: for every run of `rows` rows a head and three frames."""
+    """Parts `chunk` and `data`: for every run of rows a head and three frames."""
 
     name: ClassVar[str] = "steps"
 
-    rows: int
     nbytes: int
 
     def to_params(self) -> Params:
-        """`rows`, `bytes`."""
-        return {"rows": self.rows, "bytes": self.nbytes}
+        """`bytes`."""
+        return {"bytes": self.nbytes}
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any], view: View, at: str) -> Self:
-        """The codec; raises CodecError (R24, R33) for wrong params or chunks that are too large."""
-        only_keys(params, ("rows", "bytes"), at)
-        codec = cls(
-            integer(params, "rows", 1, max(1, view.total_rows), at),
-            integer(params, "bytes", 0, MAX_BYTES, at),
-        )
-        elements = codec.rows * view.cols
-        if codec.rows > 1 and elements > MAX_CHUNK:
-            fact = f"chunk too large (expected at most {MAX_CHUNK} elements, found {elements})"
-            raise CodecError(fact, rule="R33", at=f"{at}.rows")
-        return codec
+        """The codec; raises CodecError (R24) unless `bytes` is from 0 to 2^53."""
+        only_keys(params, ("bytes",), at)
+        return cls(integer(params, "bytes", 0, MAX_BYTES, at))
 
     def parts(self, view: View) -> dict[str, Part]:
         """`chunk` U32 `[chunks, 5]` and `data` U8 `[bytes]`."""
-        chunks = -(-view.total_rows // self.rows) if view.numel else 0
+        chunks = -(-view.total_rows // self.row_step(view)) if view.numel else 0
         return {"chunk": Part("U32", (chunks, 5)), "data": Part("U8", (self.nbytes,))}
 
     def row_step(self, view: View) -> int:
-        """Row ranges start at multiples of this and end at one or at the last row."""
-        return self.rows
+        """Rows of a chunk, which is decoded as a whole."""
+        return _chunk_rows(view)
 
     def overwriter(self, parts: Parts, view: View, at: str) -> Overwrite:
-        """Turns base into tuned, chunk by chunk; raises CodecError (R34, then R35 on use)."""
+        """Turns base into tuned, chunk by chunk; raises CodecError (R33, then R25, R34)."""
         ordered = Ordered.of(view.dtype)
         chunks = _read_heads(parts, self.nbytes, ordered, at)
+        step = self.row_step(view)
 
         def overwrite(start: int, stop: int, bits: Array) -> None:
-            whole = start % self.rows == 0 and (stop % self.rows == 0 or stop == view.total_rows)
+            whole = start % step == 0 and (stop % step == 0 or stop == view.total_rows)
             assert whole, "a chunk needs all of its rows"
-            for row in range(start, stop if chunks else start, self.rows):
-                index = row // self.rows
-                rows = bits[row - start : row - start + self.rows]
+            for row in range(start, stop if chunks else start, step):
+                index = row // step
+                rows = bits[row - start : row - start + step]
                 base = rows.reshape(-1)
                 tuned = _decode(base, chunks[index], ordered, f"{at}.data: chunk {index}")
                 rows[...] = tuned.reshape(rows.shape)
@@ -125,14 +116,13 @@ class StepsEncoder:
         view = source.view
         ordered = Ordered.of(view.dtype)
         writer = FrameWriter(self.effort)
-        rows = min(max(1, CHUNK // max(1, view.cols)), max(1, view.total_rows))
         heads: list[tuple[int, ...]] = []
         frames: list[bytes] = []
-        for base, tuned in _chunks(source, rows):
+        for base, tuned in _chunks(source):
             split, coded = _encode(base, tuned, ordered, writer, search=self.effort == "max")
             heads.append((*split, *map(len, coded)))
             frames += coded
-        codec = Steps(rows, sum(map(len, frames)))
+        codec = Steps(sum(map(len, frames)))
         arrays = allocate(codec)
         if heads:
             arrays["chunk"][:] = heads
@@ -143,8 +133,13 @@ class StepsEncoder:
         return codec
 
 
-def _chunks(source: Source, rows: int) -> Iterator[tuple[Array, Array]]:
-    """(base, tuned) flattened, `rows` rows each but the last, whatever the source's blocks are."""
+def _chunk_rows(view: View) -> int:
+    return max(1, CHUNK // max(1, view.cols))
+
+
+def _chunks(source: Source) -> Iterator[tuple[Array, Array]]:
+    """(base, tuned) of every chunk, flattened, whatever the source's blocks are."""
+    rows = _chunk_rows(source.view)
     held: list[tuple[Array, Array]] = []
     count = 0
     for _, base, tuned in source.bits():
@@ -231,18 +226,18 @@ class _Stored:
 
 
 def _read_heads(parts: Parts, nbytes: int, ordered: Ordered, at: str) -> list[_Stored]:
-    """The chunks' heads and frames, checked against R34."""
+    """The chunks' heads and frames, checked against R33."""
     heads = parts["chunk"].astype(np.int64)
     limits = (0 if ordered.mantissa is None else CONTEXTS, MAX_ANCHOR)
     for column, (key, limit) in enumerate(zip(("direct", "anchor"), limits, strict=True)):
         bad = np.flatnonzero(heads[:, column] > limit)
         if bad.size:
             fact = f"chunk {bad[0]}: {key} {heads[bad[0], column]} (expected at most {limit})"
-            raise CodecError(fact, rule="R34", at=f"{at}.chunk")
+            raise CodecError(fact, rule="R33", at=f"{at}.chunk")
     total = int(heads[:, 2:].sum())
     if total != nbytes:
         fact = f"wrong sum of frame sizes (expected {nbytes}, found {total})"
-        raise CodecError(fact, rule="R34", at=f"{at}.chunk")
+        raise CodecError(fact, rule="R33", at=f"{at}.chunk")
     ends = np.cumsum(heads[:, 2:].reshape(-1)).tolist()
     data = parts["data"]
     frames = [data[start:stop] for start, stop in pairwise([0, *ends])]
