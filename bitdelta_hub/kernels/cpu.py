@@ -58,10 +58,14 @@ def pack_signs(x: Array) -> Array:
 
 def lookup(packed: Array, bits: int, cols: int, table: Array) -> Array:
     if 8 % bits:
-        return np.take(table, unpack(packed, bits, 0, cols), mode="clip")
+        return take(table, unpack(packed, bits, 0, cols))
     entries = table[_codes_of_bytes(bits)]
     wide = (*packed.shape[:-1], packed.shape[-1] * 8 // bits)
     return np.take(entries, packed, axis=0, mode="clip").reshape(wide)[..., :cols]
+
+
+def take(table: Array, indices: Array) -> Array:
+    return np.take(table, indices, mode="clip")  # clip: no second pass that looks for bad ones
 
 
 def odd_numbers(packed: Array, bits: int, cols: int) -> Array:

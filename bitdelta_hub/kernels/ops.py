@@ -66,6 +66,16 @@ def lookup(packed: torch.Tensor, bits: int, cols: int, table: torch.Tensor) -> t
     return reference.lookup(packed, bits, cols, table)
 
 
+def take(table: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """`table` `[n]` at int32 `indices` of any shape, each from 0 to n - 1.
+
+    out[...] = table[indices[...]]
+    """
+    if indices.device.type == "cpu":
+        return torch.from_numpy(cpu.take(table.numpy(), indices.numpy()))
+    return reference.take(table, indices)
+
+
 def odd_numbers(packed: torch.Tensor, bits: int, cols: int) -> torch.Tensor:
     """fp32 `[..., cols]`, the odd numbers for which integer codes stand (SPEC section 6).
 

@@ -37,6 +37,10 @@ def lookup(packed: torch.Tensor, bits: int, cols: int, table: torch.Tensor) -> t
     return table[unpack(packed, bits, 0, cols).to(torch.int32)]
 
 
+def take(table: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    return table[indices]
+
+
 def odd_numbers(packed: torch.Tensor, bits: int, cols: int) -> torch.Tensor:
     codes = unpack(packed, bits, 0, cols).to(torch.int32)
     return torch.sub(2 * codes, 2**bits - 1).to(torch.float32)
