@@ -48,7 +48,7 @@ _EMBEDDING = re.compile(
     r"(?:.*\.)?(?:embed_tokens|wte|word_embeddings|tok_embeddings|shared|embed_in)\.weight"
 )
 _HEAD = re.compile(
-    r"(?:lm_head|embed_out|output|lm_head\.decoder|cls\.predictions\.decoder)\.weight"
+    r"(?:lm_head|embed_out|output|proj_out|lm_head\.decoder|cls\.predictions\.decoder)\.weight"
 )
 
 

@@ -1,7 +1,7 @@
 """Which files of a folder are the weights, by the names that `save_pretrained` gives them.
 
-`model.safetensors`, then shards with their index, then the same for `pytorch_model.bin`. Twins in
-other layouts (`consolidated*`, `original/`), adapters beside weights and stray shards are not read.
+A single file, or shards and their index; safetensors before pickles. Twins in other layouts
+(`consolidated*`, `original/`), adapters beside weights and stray shards are not read.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ from bitdelta_hub.format.names import MANIFEST
 from bitdelta_hub.format.storage import decimal_size, storage_errors
 
 LOOKED_FOR = "model.safetensors, model-*-of-*.safetensors, pytorch_model*.bin, *.pth"
+STEMS = (
+    ("model", ".safetensors"),
+    ("diffusion_pytorch_model", ".safetensors"),
+    ("pytorch_model", ".bin"),
+)
 PICKLES = (".bin", ".pth", ".pt")
 JSON_LIMIT = 1 << 26
 
@@ -54,9 +59,10 @@ def locate(source: Path) -> Located:
         )
     with storage_errors(source):
         names = sorted(path.name for path in source.iterdir() if path.is_file())
-    found = _named(source, names, "model", ".safetensors")
-    found = found or _named(source, names, "pytorch_model", ".bin") or _only_pth(source, names)
-    if found is None:
+    for stem, suffix in STEMS:
+        if found := _named(source, names, stem, suffix):
+            return found
+    if not (found := _only_pth(source, names)):
         raise _nothing(source, names)
     return found
 

@@ -119,7 +119,9 @@ class Operands:
     def _tied(self, name: str) -> Operand | None:
         """The base's only token table, for a head or embedding that it leaves out as tied."""
         tables = token_tables(self.base)
-        if not is_token_table(name) or len(tables) != 1 or ties_tokens(self.base.config) is False:
+        # An embedding deep inside belongs to a part of its own, such as multi-token prediction.
+        outer = is_head(name) or (is_embedding(name) and canonical(name).count(".") <= 2)
+        if not outer or len(tables) != 1 or ties_tokens(self.base.config) is False:
             return None
         ours, theirs = self.tuned.tensors[name].shape, self.base.tensors[tables[0]].shape
         if ours != theirs and not self._resized(ours, theirs):

@@ -21,7 +21,8 @@ _SUFFIXES = {
 # Methods whose stored values are kept exactly, whatever they mean.
 _KEPT = {"fp8", "fbgemm_fp8", "compressed-tensors", "mxfp4"}
 _SCALES = ("_scale", "_scale_inv")
-_FLOATS = ("F16", "BF16", "F32", "F64")
+# Weights as numbers, and the masks and positions that some models store beside them.
+_PLAIN = ("F16", "BF16", "F32", "F64", "BOOL", "I64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def quantised(checkpoint: Checkpoint) -> Quantised | None:
                 shown = method if method and writer != "mxfp4" else writer
                 return Quantised(shown, name, info.dtype, packed=True, known=True)
     for name, info in checkpoint.tensors.items():
-        if not name.endswith("weight") or len(info.shape) < 2 or info.dtype in _FLOATS:
+        if len(info.shape) < 2 or info.dtype in _PLAIN or not (method or name.endswith("weight")):
             continue
         scaled = any(name + suffix in checkpoint.tensors for suffix in _SCALES)
         eight = info.dtype in ("F8_E4M3", "F8_E5M2")

@@ -22,6 +22,7 @@ from bitdelta_hub.codecs.base import Array
 from bitdelta_hub.errors import ContainerError, PairError, StorageError
 from bitdelta_hub.format.container import Header, read_header
 from bitdelta_hub.format.dtypes import ITEMSIZE
+from bitdelta_hub.format.names import TENSOR_NAME_BYTES, check_tensor_name
 from bitdelta_hub.format.storage import open_regular, storage_errors
 
 # The generic value, for interpreters older than the constant. A copy-on-write map is not charged
@@ -159,6 +160,7 @@ class PickleFile:
         for name, tensor in _load(path).items():
             if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
                 raise _not_weights(path, f"{name!r} is not a named tensor")
+            check_tensor_name(name, TENSOR_NAME_BYTES, ContainerError, path.name)
             dtype = _CONTAINER.get(str(tensor.dtype).removeprefix("torch."))
             if dtype is None or tensor.layout != torch.strided:
                 kind = f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")

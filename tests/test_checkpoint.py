@@ -251,6 +251,11 @@ def test_a_single_pth_file(tmp_path: Path) -> None:
         assert [*checkpoint.tensors] == ["a"]
 
 
+def test_a_component_of_a_pipeline(tmp_path: Path) -> None:
+    with open_checkpoint(one_tensor(tmp_path, "diffusion_pytorch_model.safetensors")) as checkpoint:
+        assert [*checkpoint.tensors] == ["a"]
+
+
 # What is refused
 
 
@@ -455,6 +460,13 @@ def test_a_cut_off_pickle(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1000)}, path)
     path.write_bytes(path.read_bytes()[:-2000])
     assert refusal(tmp_path, allow_pickle=True)[1] == "BDH107"
+
+
+def test_a_name_with_control_characters(tmp_path: Path) -> None:
+    torch.save({"a\x1b[2J": torch.ones(1)}, tmp_path / "pytorch_model.bin")
+    kind, code, message, _ = refusal(tmp_path, allow_pickle=True)
+    assert (kind, code) == (ContainerError, "BDH302")
+    assert message == "pytorch_model.bin: a tensor name holds a control character [R8]"
 
 
 def test_a_cut_off_file(tmp_path: Path) -> None:

@@ -141,6 +141,18 @@ def test_a_new_head_on_an_untied_bare_base_starts_from_nothing(
     assert found.matches["model.norm.weight"] == Match("norm.weight")
 
 
+def test_the_embeddings_of_another_part_are_not_those_of_the_base(
+    root: Path, pair: Open, tmp_path: Path
+) -> None:
+    base, tuned = checkpoints("llama-tied", root)
+    name = "model.layers.2.embed_tokens.weight"
+    found = pair(
+        base,
+        rewrite(tuned, tmp_path / "tuned", lambda found: {**found, name: torch.ones(96, 32)}),
+    )
+    assert found.matches[name] == Match()
+
+
 def test_tied_tensors_of_a_pickle_are_stored_once(root: Path, pair: Open, tmp_path: Path) -> None:
     base, _ = checkpoints("t5", root)
     tuned = tmp_path / "tuned"
@@ -481,6 +493,42 @@ def test_unknown_quantised_storage_is_refused(root: Path, pair: Open, tmp_path: 
         "(model.layers.0.mlp.down_proj.weight is I8, quant_method eetq)",
         "give a copy of the fine-tune in a 16-bit type",
     )
+
+
+def test_quantised_storage_under_other_names_is_refused(
+    root: Path, pair: Open, tmp_path: Path
+) -> None:
+    base, tuned = checkpoints("llama", root)
+    odd = rewrite(
+        tuned,
+        tmp_path / "tuned",
+        lambda found: {
+            f"{name}_qdata" if "proj" in name else name: tensor.to(torch.int8)
+            for name, tensor in found.items()
+        },
+        quantization_config={"quant_method": "torchao"},
+    )
+    assert refusal(lambda: pair(base, odd))[:2] == (
+        "BDH110",
+        f"{odd}: quantised storage that is not understood "
+        "(lm_head.weight is I8, quant_method torchao)",
+    )
+
+
+def test_masks_and_positions_are_no_quantised_storage(
+    root: Path, pair: Open, tmp_path: Path
+) -> None:
+    base, tuned = checkpoints("gpt2", root)
+
+    def add(found: Tensors) -> Tensors:
+        mask = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+        return {**found, "position_ids": torch.arange(8)[None], "transformer.h.0.attn.bias": mask}
+
+    found = pair(
+        rewrite(base, tmp_path / "base", add),
+        rewrite(tuned, tmp_path / "tuned", add, quantization_config={"quant_method": "x"}),
+    )
+    assert found.matches == by_name(found)
 
 
 def fp8(found: Tensors) -> Tensors:
