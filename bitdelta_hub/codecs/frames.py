@@ -18,26 +18,26 @@ class FrameWriter:
 
     def __init__(self, effort: str) -> None:
         self._entropy = zstandard.ZstdCompressor(compression_params=_entropy_only())
-        self._matches = zstandard.ZstdCompressor(level=3)
+        self._matches = zstandard.ZstdCompressor(level=6)
         self._deep = zstandard.ZstdCompressor(level=19) if effort == "max" else None
 
     def frame(self, pieces: Sequence[Array], *, repetitive: bool = False) -> bytes:
-        """One frame of all `pieces`, each with entropy tables of its own; nothing for no bytes.
+        """One frame of all `pieces`, each with entropy tables of its own.
 
-        `repetitive` says that matches are worth searching for.
+        `repetitive` says that matches are worth searching for; the most effort tries in any case.
         """
-        size = sum(len(piece) for piece in pieces)
-        if size == 0:
-            return b""
         if self._deep is None:
-            return _frame(self._matches if repetitive else self._entropy, pieces, size)
-        tried = [_frame(way, pieces, size) for way in (self._entropy, self._matches, self._deep)]
+            return _frame(self._matches if repetitive else self._entropy, pieces)
+        tried = [_frame(way, pieces) for way in (self._entropy, self._matches, self._deep)]
         return min(tried, key=len)
+
+    def noise(self, plane: Array) -> bytes:
+        """One frame of bytes that matches cannot make smaller."""
+        return _frame(self._entropy, [plane])
 
     def quick(self, pieces: Sequence[Array]) -> int:
         """About the size of `frame(pieces)`."""
-        size = sum(len(piece) for piece in pieces)
-        return len(_frame(self._entropy, pieces, size)) if size else 0
+        return len(_frame(self._entropy, pieces))
 
 
 def read_frame(frame: Array, size: int, at: str) -> Array:
@@ -80,8 +80,11 @@ def _entropy_only() -> zstandard.ZstdCompressionParameters:
     )
 
 
-def _frame(way: zstandard.ZstdCompressor, pieces: Sequence[Array], size: int) -> bytes:
-    """A frame whose blocks end where the pieces do."""
+def _frame(way: zstandard.ZstdCompressor, pieces: Sequence[Array]) -> bytes:
+    """A frame whose blocks end where the pieces do; nothing for no bytes."""
+    size = sum(len(piece) for piece in pieces)
+    if size == 0:
+        return b""
     if len(pieces) == 1:
         return way.compress(pieces[0].data)
     stream = way.compressobj(size=size)

@@ -144,11 +144,11 @@ def choose_split(ordered: Ordered, contexts: Array, distances: Array) -> Split:
         return Split(direct, 0)
     bits = np.frexp(size[start:].astype(np.float64))[1]
     levels = contexts[start:].astype(np.int64)
-    need = np.sort(np.where(bits > 7, levels + bits - 7, 0))
-    # One number in 64 without a symbol costs less than a bit of it in every number; and a
-    # symbol keeps the three top bits of the median, or else its low bits are not noise.
-    rare = int(need[len(need) - 1 - len(need) // 64])
-    middle = int(np.median(levels + bits)) - 3
+    need = np.sort(np.where(bits > 5, levels + bits - 5, 0))
+    # All but one number in 128 get a symbol from -32 to 31: finer symbols cost larger tables
+    # and more escapes. And a symbol keeps the top two bits of the median: below is noise.
+    rare = int(need[len(need) - 1 - len(need) // 128])
+    middle = int(np.median(levels + bits)) - 2
     return Split(direct, min(max(0, min(rare, middle)), MAX_ANCHOR))
 
 

@@ -46,7 +46,7 @@ MAX_BYTES = 2**53
 CHUNK = 1 << 17
 SAMPLE = 2048
 # Fewer symbols than this are not worth entropy tables of their own.
-PIECE = 4096
+PIECE = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,11 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class StepsEncoder:
-    """Stores every element; `effort` `max` takes some fifteen times as long for half a percent."""
+    """Stores every element.
+
+    `effort` `max` takes some fifteen times as long, to be 0.1 % smaller where every element
+    changed and a tenth where few did.
+    """
 
     codec: ClassVar[str] = "steps"
 
@@ -191,8 +195,8 @@ def _encode(
     repetitive = 2 * int(np.count_nonzero(planes.symbols)) < len(planes.symbols)
     return split, [
         writer.frame(pieces, repetitive=repetitive),
-        writer.frame([planes.low]),
-        writer.frame([planes.escapes]),
+        writer.noise(planes.low),
+        writer.noise(planes.escapes),
     ]
 
 
