@@ -62,7 +62,7 @@ def quantise(x: torch.Tensor, bits: int, zeros: bool = False, search: bool = Tru
 def _centre(y: torch.Tensor, search: bool) -> torch.Tensor:
     if search:
         return torch.div(row_sums(y)[:, None], y.shape[1])
-    return (y.amax(1, keepdim=True) + y.amin(1, keepdim=True)) / 2
+    return torch.add(y.amax(1, keepdim=True), y.amin(1, keepdim=True)).div_(2)
 
 
 def _cover(y: torch.Tensor, bits: int) -> torch.Tensor:
