@@ -154,8 +154,8 @@ def choose_split(ordered: Ordered, contexts: Array, distances: Array) -> Split:
 
 def _choose_direct(ordered: Ordered, contexts: Array, size: Array) -> int:
     """The first context at which the distance from base says more than the tuned value alone."""
-    if ordered.mantissa is None:
-        return 0
+    if ordered.mantissa is None or ordered.width == 64:
+        return 0  # a symbol is too narrow for F64's exponents
     far = np.where(size > 0.6 * 2**ordered.mantissa, 1, -1)
     gain = np.cumsum(np.bincount(contexts, weights=far, minlength=CONTEXTS))
     best = int(np.argmax(gain))
