@@ -22,7 +22,7 @@ SCALES = {"tensor": (), "row": ("row",), "col": ("col",), "row_col": ("row", "co
 # With m1 = mean |d| and m2 = mean d², the scale is m1 · (m2 / m1²)^p: `mean` has the least squared
 # error, `unbiased` the projection 1 on the diff, `rms` the diff's length.
 POWERS = {"mean": 0.0, "rms": 0.5, "unbiased": 1.0}
-POWER_BITS = 16
+POWER_BITS = 32
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -80,15 +80,15 @@ class Sign:
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """fp32 scales of rows `[M, 1]`, if any, and of columns or matrices `[B, C | 1]`."""
         rows = None
-        cols = np.ones((view.batch, 1), np.float32)
+        cols = torch.ones((1, 1), device=device).expand(view.batch, 1)
         if "scale" in parts:
-            cols = parts["scale"][:, None]
+            cols = to_tensor(parts["scale"][:, None], device)
         if "row_scale" in parts:
             half = from_half(parts["row_scale"], self.row_exponent)
             rows = to_tensor(half[:, None], device)
         if "col_scale" in parts:
-            cols = from_half(parts["col_scale"], self.col_exponent)
-        return rows, to_tensor(cols, device)
+            cols = to_tensor(from_half(parts["col_scale"], self.col_exponent), device)
+        return rows, cols
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +177,10 @@ class _Sums:
         self._columns = [ColumnSums(view.rows) for _ in range(2 * by_columns)]
 
     def add(self, start: int, x: torch.Tensor) -> None:
-        """Takes the next rows, fp32 or fp64; `x` is overwritten."""
+        """Takes the next rows, fp32 or fp64."""
         self._rows[:, start : start + len(x)] = magnitudes(x, self._squares)
         if self._columns:
-            wide = x.double()  # squares of any fp32 number fit
+            wide = x.abs().double()  # squares of any fp32 number fit
             self._columns[0].add(wide)
             if self._squares:
                 self._columns[1].add(wide * wide)
@@ -209,6 +209,7 @@ def _ratio(a: Array, b: Array | float) -> Array:
 
 def _power(x: Array, p: float) -> Array:
     """x^p for p from 0 to 1, by square roots alone: the same bits whatever the maths library."""
+    assert 0 <= p <= 1
     result, root = np.ones_like(x), x
     if p == 1:
         return x

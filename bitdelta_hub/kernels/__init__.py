@@ -1,0 +1,16 @@
+"""The hot loops behind codecs and runtimes."""
+
+from __future__ import annotations
+
+from functools import cache
+from types import ModuleType
+
+
+@cache
+def native() -> ModuleType | None:
+    """The loops compiled by numba, or None where numba (extra `cpu`) is not installed."""
+    try:
+        from bitdelta_hub.kernels import native as compiled
+    except ImportError:
+        return None
+    return compiled

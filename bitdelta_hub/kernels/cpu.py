@@ -15,8 +15,6 @@ Array = np.ndarray[Any, Any]
 
 # bits -> codes in a word; the packed word has codes·bits/8 bytes
 CODES = {1: 8, 2: 4, 3: 8, 4: 2, 5: 8, 6: 8, 7: 8}
-# integers below this are exact in fp32
-EXACT_IN_FP32 = 2**24
 
 
 def pack(codes: Array, bits: int) -> Array:
@@ -75,15 +73,6 @@ def odd_numbers(packed: Array, bits: int, cols: int) -> Array:
     numbers *= 2
     numbers -= 2**bits - 1
     return numbers
-
-
-def dot_int(u: Array, gain: Array, v: Array) -> Array:
-    largest = np.abs(u).max(-1, initial=0) * np.abs(v).max(-1, initial=0) * np.float64(1)
-    bound = float((largest * gain).sum(-1).max(initial=0))
-    exact = np.dtype(np.float32 if bound < EXACT_IN_FP32 else np.float64)
-    scaled: Array = u.astype(exact) * gain.astype(exact)[..., None]
-    product: Array = np.matmul(np.swapaxes(scaled, -1, -2), v.astype(exact, copy=False))
-    return product
 
 
 @cache

@@ -94,15 +94,3 @@ def sign_values(packed: torch.Tensor, cols: int, scale: torch.Tensor) -> torch.T
     unit = scale.view(1) if scale.numel() == 1 else torch.ones(1, device=scale.device)
     values = lookup(packed, 1, cols, torch.cat([-unit, unit]))
     return values if scale.numel() == 1 else values.mul_(scale)
-
-
-def dot_int(u: torch.Tensor, gain: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """`[..., r, c]`, an exact sum of products of integers `[..., k, r]`, `[..., k]`, `[..., k, c]`.
-
-    out[..., i, j] = Σ_k gain[k] · u[k, i] · v[k, j]
-    Needs Σ_k gain[k] · max|u[k]| · max|v[k]| < 2^53. fp64, or fp32 where that holds every partial
-    sum; the type says nothing about the value.
-    """
-    if u.device.type == "cpu":
-        return torch.from_numpy(cpu.dot_int(u.numpy(), gain.numpy(), v.numpy()))
-    return reference.dot_int(u, gain, v)

@@ -49,8 +49,3 @@ def odd_numbers(packed: torch.Tensor, bits: int, cols: int) -> torch.Tensor:
 def sign_values(packed: torch.Tensor, cols: int, scale: torch.Tensor) -> torch.Tensor:
     positive = unpack(packed, 1, 0, cols) == 1
     return torch.where(positive, scale, -scale)
-
-
-def dot_int(u: torch.Tensor, gain: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    scaled = u.double() * gain.double().unsqueeze(-1)
-    return torch.matmul(scaled.transpose(-1, -2), v.double())

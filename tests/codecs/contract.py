@@ -144,3 +144,15 @@ def _check_slices(codec: Codec, parts: Parts, view: View) -> None:
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether fp32 `a` and `b` agree bit for bit, zeros' signs included."""
     return torch.equal(a.contiguous().view(torch.int32), b.contiguous().view(torch.int32))
+
+
+# Shapes with one column, odd columns, batches, nothing, a scalar.
+SHAPES = [(24, 40), (5,), (3, 7, 13), (1, 1), (0, 4), (4, 0), (2, 3, 4, 9), (), (33, 1)]
+
+
+def pair(shape: tuple[int, ...], dtype: torch.dtype = torch.bfloat16) -> tuple[torch.Tensor, ...]:
+    """(base, tuned) of `shape`, a small step apart."""
+    generator = torch.Generator().manual_seed(len(shape))
+    base = torch.randn(shape, generator=generator).to(dtype)
+    step = 0.01 * torch.randn(shape, generator=generator)
+    return base, (base.float() + step).to(dtype)

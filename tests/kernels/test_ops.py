@@ -33,24 +33,6 @@ def test_sign_values_are_scales_negated_where_the_bit_is_0(
     assert torch.equal(values.view(torch.int32), oracle.view(torch.int32))
 
 
-@pytest.mark.parametrize("bits", [2, 8, 16])
-def test_dot_int_is_exact_up_to_its_bound(bits: int) -> None:
-    generator = torch.Generator().manual_seed(bits)
-    top = 2**bits - 1
-    u = 2 * torch.randint(0, top + 1, (6, 9), generator=generator) - top
-    v = 2 * torch.randint(0, top + 1, (6, 11), generator=generator) - top
-    gain = torch.randint(0, min(65536, (2**53 - 1) // (6 * top * top)), (6,), generator=generator)
-    exact = (u * gain[:, None]).T @ v
-    found = ops.dot_int(u.float(), gain.float(), v.float())
-    assert torch.equal(found.to(torch.int64), exact)
-    assert torch.equal(reference.dot_int(u, gain, v).to(torch.int64), exact)
-
-
-def test_dot_int_of_a_batch_and_of_nothing() -> None:
-    u, gain, v = torch.ones(2, 0, 3), torch.ones(2, 0), torch.ones(2, 0, 4)
-    assert torch.equal(ops.dot_int(u, gain, v), torch.zeros(2, 3, 4))
-
-
 def test_take() -> None:
     table = torch.arange(10, dtype=torch.uint8)
     indices = torch.tensor([[9, 0], [3, 3]], dtype=torch.int32)
