@@ -1,4 +1,4 @@
-"""Zstandard frames of known size: written for noise without matches, read without trust."""
+"""Zstandard frames of known size: written without matches, read without trust."""
 
 from __future__ import annotations
 
@@ -18,26 +18,16 @@ class FrameWriter:
 
     def __init__(self, effort: str) -> None:
         self._entropy = zstandard.ZstdCompressor(compression_params=_entropy_only())
-        self._matches = zstandard.ZstdCompressor(level=6)
         self._deep = zstandard.ZstdCompressor(level=19) if effort == "max" else None
 
-    def frame(self, pieces: Sequence[Array], *, repetitive: bool = False) -> bytes:
-        """One frame of all `pieces`, each with entropy tables of its own.
+    def quick(self, pieces: Sequence[Array]) -> bytes:
+        """One frame of all `pieces`, each with entropy tables of its own."""
+        return _frame(self._entropy, pieces)
 
-        `repetitive` says that matches are worth searching for; the most effort tries in any case.
-        """
-        if self._deep is None:
-            return _frame(self._matches if repetitive else self._entropy, pieces)
-        tried = [_frame(way, pieces) for way in (self._entropy, self._matches, self._deep)]
-        return min(tried, key=len)
-
-    def noise(self, plane: Array) -> bytes:
-        """One frame of bytes that matches cannot make smaller."""
-        return _frame(self._entropy, [plane])
-
-    def quick(self, pieces: Sequence[Array]) -> int:
-        """About the size of `frame(pieces)`."""
-        return len(_frame(self._entropy, pieces))
+    def best(self, pieces: Sequence[Array]) -> bytes:
+        """The smallest frame of all `pieces` that the effort allows for."""
+        quick = self.quick(pieces)
+        return min(quick, _frame(self._deep, pieces), key=len) if self._deep else quick
 
 
 def read_frame(frame: Array, size: int, at: str) -> Array:

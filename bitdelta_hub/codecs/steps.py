@@ -187,17 +187,13 @@ def _encode(
 
     def size_of(split: Split) -> int:
         planes, pieces = planes_of(split)
-        return sum(map(writer.quick, (pieces, [planes.low], [planes.escapes])))
+        return sum(len(writer.quick(p)) for p in (pieces, [planes.low], [planes.escapes]))
 
     if search:
         split = min(_around(split, ordered), key=size_of)
     planes, pieces = planes_of(split)
-    repetitive = 2 * int(np.count_nonzero(planes.symbols)) < len(planes.symbols)
-    return split, [
-        writer.frame(pieces, repetitive=repetitive),
-        writer.noise(planes.low),
-        writer.noise(planes.escapes),
-    ]
+    quick = (writer.quick([plane]) for plane in (planes.low, planes.escapes))
+    return split, [writer.best(pieces), *quick]
 
 
 def _around(split: Split, ordered: Ordered) -> list[Split]:
