@@ -11,6 +11,7 @@ from typing import Any
 from bitdelta_hub.errors import FormatError
 from bitdelta_hub.format.digest import sha256_file
 from bitdelta_hub.format.manifest import BaseRef, FileRef
+from bitdelta_hub.format.names import member
 
 METHOD = "bitdelta-hub"
 FORMAT = "bitdelta/1"
@@ -61,7 +62,7 @@ def carry(folder: Path, out: Path, base: BaseRef) -> tuple[FileRef, ...]:
 def restore(delta: Path, files: tuple[FileRef, ...], out: Path) -> None:
     """Copies the carried files of a delta to `out`, with the tuned model's own configuration."""
     for file in files:
-        source = delta / file.file
+        source = member(delta, file.file)
         if file.file == CONFIG:
             text = _dump(unmark(_read_config(source)))
             (out / CONFIG).write_text(text, encoding="utf-8")

@@ -18,7 +18,7 @@ from bitdelta_hub.delta import Delta, open_delta
 from bitdelta_hub.errors import DigestMismatch, StorageError, UsageError
 from bitdelta_hub.format.digest import sha256_file
 from bitdelta_hub.format.manifest import FileRef
-from bitdelta_hub.format.names import quoted
+from bitdelta_hub.format.names import member, quoted
 from bitdelta_hub.source import DiffSource, OperandReader, as_float
 from bitdelta_hub.workers import Progress, Workers, pick_device, workers
 
@@ -98,8 +98,8 @@ class _Checker:
     def files(self) -> None:
         """Size and SHA-256 of every shard and every carried file."""
         manifest = self.delta.manifest
-        listed = [("shards", file) for file in manifest.shards]
-        listed += [("files", file) for file in manifest.files]
+        listed = [(f"shards[{i}]", file) for i, file in enumerate(manifest.shards)]
+        listed += [(f"files[{i}]", file) for i, file in enumerate(manifest.files)]
 
         def one(item: tuple[str, FileRef]) -> None:
             _check_file(self.delta.folder, *item)
@@ -181,17 +181,18 @@ class _Checker:
         return math.sqrt(total(torch.cat(missed)) / max(total(torch.cat(moved)), 1e-300))
 
 
-def _check_file(folder: Path, kind: str, file: FileRef) -> None:
-    path = folder / file.file
+def _check_file(folder: Path, listed: str, file: FileRef) -> None:
+    path = member(folder, file.file)
+    at = f"{listed}: {file.file}"
     if not path.is_file():
         raise StorageError(f"{path}: missing", fix="fetch the delta again, or compress again")
     size = path.stat().st_size
     if size != file.size:
-        raise DigestMismatch(f"another size (expected {file.size}, found {size})", at=str(path))
+        raise DigestMismatch(f"another size (expected {file.size}, found {size})", at=at)
     found = sha256_file(path)
     if found != file.sha256:
         raise DigestMismatch(
             f"another content (expected sha256 {file.sha256}, found {found})",
-            at=str(path),
+            at=at,
             fix="the file was changed after the delta was made; fetch or compress it again",
         )

@@ -54,6 +54,7 @@ def read_shape(value: object, dtype: str, error: type[FormatError], at: str) -> 
                 rule="R8",
                 at=f"{at}[{i}]",
             )
-    if nbytes(dtype, value) > MOST:
+    # Extents of 0 aside, so that no product of some of the extents overflows either.
+    if nbytes(dtype, [extent or 1 for extent in value]) > MOST:
         raise error(f"too large (expected at most {MOST} bytes)", rule="R8", at=at)
     return tuple(value)

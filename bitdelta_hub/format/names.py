@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,9 @@ TENSOR_NAME_BYTES: Final = 512
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NOT_BARE = re.compile(r"[/\\\x00-\x1f\x7f-\x9f]")
-_WEIGHTS = re.compile(r"model\.safetensors|model-.*\.safetensors|pytorch_model.*\.bin", re.I)
+_WEIGHTS = re.compile(
+    r"model.*\.safetensors|pytorch_model.*\.bin|(pytorch_)?model.*\.index.*\.json", re.I
+)
 _SHOWN = 160
 
 
@@ -34,7 +37,7 @@ def check_file_name(name: str, at: str) -> None:
             at=at,
             fix="do not use this delta; its file names point elsewhere",
         )
-    if name == MANIFEST:
+    if name.casefold() == MANIFEST:
         raise ManifestError(f"{MANIFEST} names the manifest itself", rule="R2", at=at)
 
 
@@ -68,7 +71,7 @@ def member(folder: Path, name: str) -> Path:
     if not path.is_symlink():
         return path
     home = folder.resolve()
-    target = path.resolve()
+    target = Path(os.path.realpath(path))  # unlike resolve, no error where links go in a circle
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
     if home in target.parents or target.parent == blobs:
         return path

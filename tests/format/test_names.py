@@ -16,7 +16,7 @@ def test_bare_names_pass(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["pytorch_model.bin.index.json", "my-model.safetensors", "delta.safetensors", "models.txt"],
+    ["modules.json", "my-model.safetensors", "delta.safetensors", "models.txt", "tokenizer.model"],
 )
 def test_names_that_no_loader_takes_for_weights_pass(name: str) -> None:
     check_not_weights(name, "here")
