@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from bitdelta_hub.codecs.base import Array
+from bitdelta_hub.kernels import ops
 
 KEYS = 1 << 16
 LARGEST = float(torch.finfo(torch.bfloat16).max)
@@ -39,7 +40,7 @@ def keys_of(x: torch.Tensor) -> torch.Tensor:
 
 def count(x: torch.Tensor) -> Array:
     """int64 `[65536]`, how many of `x` have each key."""
-    return torch.bincount(keys_of(x).flatten(), minlength=KEYS).cpu().numpy()
+    return ops.count(keys_of(x), KEYS).cpu().numpy()
 
 
 @dataclass(frozen=True, slots=True)

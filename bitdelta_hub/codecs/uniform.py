@@ -67,7 +67,7 @@ def _centre(y: torch.Tensor, search: bool) -> torch.Tensor:
 
 def _cover(y: torch.Tensor, bits: int) -> torch.Tensor:
     """The scale `[m, 1]` whose largest odd number reaches the largest magnitude of a row."""
-    return (y.abs().amax(1, keepdim=True) / (2**bits - 1)).clamp(min=SMALLEST)
+    return torch.div(y.abs().amax(1, keepdim=True), 2**bits - 1).clamp_(min=SMALLEST)
 
 
 def _search(y: torch.Tensor, bits: int, cover: torch.Tensor) -> torch.Tensor:

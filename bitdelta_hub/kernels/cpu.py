@@ -66,6 +66,10 @@ def take(table: Array, indices: Array) -> Array:
     return np.take(table, indices, mode="clip")  # clip: no second pass that looks for bad ones
 
 
+def count(indices: Array, size: int) -> Array:
+    return np.bincount(indices.reshape(-1), minlength=size)
+
+
 def odd_numbers(packed: Array, bits: int, cols: int) -> Array:
     if bits <= 2:
         return lookup(packed, bits, cols, _odd_table(bits))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bitdelta_hub.kernels import cpu, reference
+from bitdelta_hub.kernels import compiled, cpu, reference
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
 
@@ -51,9 +51,31 @@ def pack_signs(x: torch.Tensor) -> torch.Tensor:
 
     bit j of run i = not x[i, j] < 0
     """
+    native = compiled() if is_compilable(x) else None
+    if native:
+        packed = np.empty((len(x), -(-x.shape[1] // 8)), np.uint8)
+        native.pack_signs(x.numpy(), packed)
+        return torch.from_numpy(packed)
     if x.device.type == "cpu":
         return torch.from_numpy(cpu.pack_signs(x.numpy()))
     return reference.pack_signs(x)
+
+
+def round_to_bf16(x: torch.Tensor) -> torch.Tensor:
+    """fp32(bf16(x)) of finite fp32 `x`, to nearest even; `x` may be overwritten.
+
+    out[i] = fp32(bf16(x[i]))
+    """
+    native = compiled() if is_compilable(x) else None
+    if native:
+        native.round_bf16(x.view(-1).numpy())
+        return x
+    return x.bfloat16().float()
+
+
+def is_compilable(x: torch.Tensor) -> bool:
+    """Whether the compiled loops take `x`: contiguous fp32 on the CPU."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous()
 
 
 def lookup(packed: torch.Tensor, bits: int, cols: int, table: torch.Tensor) -> torch.Tensor:
@@ -76,6 +98,16 @@ def take(table: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     return reference.take(table, indices)
 
 
+def count(indices: torch.Tensor, size: int) -> torch.Tensor:
+    """int64 `[size]`, how often each number from 0 to size - 1 stands in int32 `indices`.
+
+    for i in indices: out[i] += 1
+    """
+    if indices.device.type == "cpu":
+        return torch.from_numpy(cpu.count(indices.numpy(), size))
+    return reference.count(indices, size)
+
+
 def odd_numbers(packed: torch.Tensor, bits: int, cols: int) -> torch.Tensor:
     """fp32 `[..., cols]`, the odd numbers for which integer codes stand (SPEC section 6).
 
@@ -84,6 +116,20 @@ def odd_numbers(packed: torch.Tensor, bits: int, cols: int) -> torch.Tensor:
     if packed.device.type == "cpu":
         return torch.from_numpy(cpu.odd_numbers(packed.numpy(), bits, cols))
     return reference.odd_numbers(packed, bits, cols)
+
+
+def signed(
+    packed: torch.Tensor, row: torch.Tensor, col: torch.Tensor, out: torch.Tensor
+) -> torch.Tensor:
+    """Fills and gives fp32 `out` `[r, c]` from fp32 `row` `[r | 1]` and `col` `[c | 1]`.
+
+    out[i, j] = row[i] · col[j] if bit j of packed run i else -(row[i] · col[j])
+    """
+    native = compiled() if is_compilable(out) and packed.is_contiguous() else None
+    if native:
+        native.signed(packed.numpy(), row.numpy(), col.numpy(), out.numpy())
+        return out
+    return out.copy_(sign_values(packed, out.shape[1], row[:, None] * col))
 
 
 def sign_values(packed: torch.Tensor, cols: int, scale: torch.Tensor) -> torch.Tensor:

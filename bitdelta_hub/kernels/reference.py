@@ -41,6 +41,10 @@ def take(table: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     return table[indices]
 
 
+def count(indices: torch.Tensor, size: int) -> torch.Tensor:
+    return torch.bincount(indices.flatten(), minlength=size)
+
+
 def odd_numbers(packed: torch.Tensor, bits: int, cols: int) -> torch.Tensor:
     codes = unpack(packed, bits, 0, cols).to(torch.int32)
     return torch.sub(2 * codes, 2**bits - 1).to(torch.float32)

@@ -33,6 +33,12 @@ def test_sign_values_are_scales_negated_where_the_bit_is_0(
     assert torch.equal(values.view(torch.int32), oracle.view(torch.int32))
 
 
+def test_count() -> None:
+    indices = torch.tensor([[3, 0], [3, 3]], dtype=torch.int32)
+    assert ops.count(indices, 5).tolist() == [1, 0, 0, 3, 0]
+    assert torch.equal(ops.count(indices, 5), reference.count(indices, 5))
+
+
 def test_take() -> None:
     table = torch.arange(10, dtype=torch.uint8)
     indices = torch.tensor([[9, 0], [3, 3]], dtype=torch.int32)
