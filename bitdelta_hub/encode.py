@@ -28,7 +28,7 @@ from bitdelta_hub.format.digest import Digest
 from bitdelta_hub.format.entries import EXACT
 from bitdelta_hub.format.manifest import TensorEntry, Term
 from bitdelta_hub.planner import PlannedTensor
-from bitdelta_hub.source import DiffSource, as_float, blocks, residual, run_rows
+from bitdelta_hub.source import DiffSource, blocks, gap_energies, residual, run_rows, subtract
 from bitdelta_hub.spool import Region, Spool, SpooledPart
 from bitdelta_hub.workers import Workers
 
@@ -178,18 +178,19 @@ def _differing_block(
     """Takes a differing block into account; gives it with its non-finite elements as tuned."""
     dtype = source.view.dtype
     assert dtype in FLOATS
-    missed = as_float(rows, dtype).to(source.device, torch.float32, copy=True)
-    missed.sub_(source.tuned_values(start, stop).to(source.device, torch.float32))
+    tuned, run = source.tuned_bits(start, stop), run_rows(source.view)
+    gaps = gap_energies(rows, tuned, dtype, run, source.device)
     same = False
-    if not bool(torch.isfinite(missed.sum())):
-        tuned = source.tuned_bits(start, stop)
+    if not bool(torch.isfinite(gaps).all()):
+        missed = torch.empty(rows.shape, dtype=torch.float32, device=source.device)
+        subtract(rows, tuned, (dtype, dtype), missed)
         bad = ~torch.isfinite(missed)
+        gaps = energies(missed.masked_fill_(bad, 0), run).cpu()
         mask = bad.cpu().numpy()
-        rows = np.array(rows)
-        rows[mask] = tuned[mask]
-        check.positions.append(np.flatnonzero(mask) + start * source.view.cols)
-        missed.masked_fill_(bad, 0)
-        same = bool(np.array_equal(rows, tuned))
+        if mask.any():
+            rows = np.where(mask, tuned, rows)
+            check.positions.append(np.flatnonzero(mask) + start * source.view.cols)
+            same = bool(np.array_equal(rows, tuned))
     check.identical = check.identical and same
-    check.missed.append(energies(missed, run_rows(source.view)).cpu())
+    check.missed.append(gaps)
     return rows

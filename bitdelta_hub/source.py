@@ -14,10 +14,14 @@ import torch
 from bitdelta_hub.checkpoint import Checkpoint
 from bitdelta_hub.codecs.base import FLOATS, NUMPY, Array, Decode, Source, View
 from bitdelta_hub.codecs.sums import energies, total
+from bitdelta_hub.kernels import compiled
 from bitdelta_hub.pair import Operand
 
-# Elements of a block: 512 KB of fp32, half of a core's second-level cache; enough to fill a GPU.
-BLOCK = {"cpu": 1 << 17, "cuda": 1 << 24}
+# Elements of a run: what energies are summed over, and what `steps` codes at once.
+RUN = 1 << 17
+# Elements of a block, whole runs. On a CPU smaller ones lose more to the cost of a call than they
+# gain from the cache (measured from 2^15 to 2^20); a GPU wants enough to fill it.
+BLOCK = {"cpu": 1 << 18, "cuda": 1 << 24}
 
 
 def bits_dtype(dtype: str) -> np.dtype[np.unsignedinteger]:
@@ -50,16 +54,47 @@ def as_bits(values: torch.Tensor, dtype: str) -> Array:
     return values.view(signed[width.itemsize]).numpy().view(width)
 
 
+def subtract(left: Array, right: Array, dtypes: tuple[str, str], out: torch.Tensor) -> bool:
+    """out = fp32(left) - fp32(right), bit patterns of `dtypes`; whether all of `out` is finite."""
+    native = compiled() if dtypes == ("BF16", "BF16") and out.device.type == "cpu" else None
+    if native and out.numel():
+        flat = out.view(-1).numpy()
+        return bool(native.bf16_difference(left.reshape(-1), right.reshape(-1), flat))
+    out.copy_(as_float(left, dtypes[0]))
+    # Subtracting in one type is twice as fast as letting torch widen bf16 on the way.
+    out.sub_(as_float(right, dtypes[1]).to(out.device, torch.float32))
+    # A sum is finite only if everything in it is; the exact test follows where it is not.
+    return bool(torch.isfinite(out.sum())) or bool(torch.isfinite(out).all())
+
+
+def gap_energies(
+    left: Array, right: Array, dtype: str, rows: int, device: torch.device
+) -> torch.Tensor:
+    """`energies` of fp32(left) - fp32(right), bits of `dtype`; not finite where a gap is not."""
+    native = compiled() if dtype == "BF16" and device.type == "cpu" else None
+    if native and left.size:
+        scratch = np.empty(rows * left.shape[1] // 2 + 1, np.float32)
+        runs = range(0, len(left), rows)
+        sums = [
+            native.bf16_gap(left[at : at + rows].ravel(), right[at : at + rows].ravel(), scratch)
+            for at in runs
+        ]
+        return torch.from_numpy(np.array(sums, np.float32))
+    gaps = torch.empty(left.shape, dtype=torch.float32, device=device)
+    subtract(left, right, (dtype, dtype), gaps)
+    return energies(gaps, rows).cpu()
+
+
 def run_rows(view: View) -> int:
     """Rows of the runs over which energies are summed; blocks on any device are whole runs."""
-    return max(1, BLOCK["cpu"] // max(1, view.cols))
+    return max(1, RUN // max(1, view.cols))
 
 
 def blocks(view: View, device: torch.device) -> Iterator[tuple[int, int]]:
     """(start, stop) rows of every block of `view`, in order; none without elements."""
     if view.numel == 0:
         return
-    step = run_rows(view) * (BLOCK[device.type] // BLOCK["cpu"])
+    step = run_rows(view) * (BLOCK[device.type] // RUN)
     for start in range(0, view.total_rows, step):
         yield start, min(start + step, view.total_rows)
 
@@ -125,6 +160,7 @@ class DiffSource:
         self.device = device
         self.nonfinite = False
         self._energies: list[torch.Tensor] = []
+        self._buffer: torch.Tensor | None = None
         covered = operand.covered if operand.pieces else self.view.numel
         self.uncovered = range(covered // max(1, self.view.cols), self.view.total_rows)
 
@@ -138,23 +174,18 @@ class DiffSource:
         return as_float(self.tuned_bits(start, stop), self.view.dtype)
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """fp32 diff `[stop - start, cols]` of those rows, in memory of its own."""
-        diff = self.tuned_values(start, stop).to(self.device, torch.float32, copy=True)
-        if self.operand.pieces:
-            # Subtracting in one type is twice as fast as letting torch widen bf16 on the way.
-            diff.sub_(self.operand.values(start, stop).to(self.device, torch.float32))
-        # A sum is finite only if everything in it is; the exact test follows where it is not.
-        if not bool(torch.isfinite(diff.sum())):
-            self._clear_nonfinite(diff)
+        """fp32 diff `[stop - start, cols]` of those rows; valid until the next call."""
+        if self._buffer is None or len(self._buffer) < stop - start:
+            shape = (stop - start, self.view.cols)
+            self._buffer = torch.empty(shape, dtype=torch.float32, device=self.device)
+        diff = self._buffer[: stop - start]
+        base, dtypes = self.operand.bits(start, stop), (self.view.dtype, self.operand.dtype)
+        if not subtract(self.tuned_bits(start, stop), base, dtypes, diff):
+            self.nonfinite = True
+            diff.masked_fill_(~torch.isfinite(diff), 0)
         if start < self.uncovered.stop and stop > self.uncovered.start:
             diff[max(0, self.uncovered.start - start) :] = 0
         return diff
-
-    def _clear_nonfinite(self, diff: torch.Tensor) -> None:
-        finite = torch.isfinite(diff)
-        if not bool(finite.all()):
-            self.nonfinite = True
-            diff.masked_fill_(~finite, 0)
 
     def diff(self) -> Iterator[tuple[int, torch.Tensor]]:
         found = []
@@ -190,7 +221,7 @@ class Residual:
         self.device = source.device
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """fp32 residual `[stop - start, cols]` of those rows, in memory of its own."""
+        """fp32 residual `[stop - start, cols]` of those rows; valid until the next call."""
         left = self.source.rows(start, stop)
         for decode in self.decoded:
             left.sub_(decode(start, stop))
@@ -214,7 +245,7 @@ def _matrix(source: DiffSource | Residual, index: int) -> torch.Tensor:
     view = source.view
     out = torch.empty((view.rows, view.cols), dtype=torch.float32, device=source.device)
     first = index * view.rows
-    step = run_rows(view) * (BLOCK[source.device.type] // BLOCK["cpu"])
+    step = run_rows(view) * (BLOCK[source.device.type] // RUN)
     for start in range(0, view.rows, step):
         stop = min(start + step, view.rows)
         out[start:stop] = source.rows(first + start, first + stop)

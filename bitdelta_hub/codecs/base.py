@@ -118,7 +118,8 @@ class Allocate(Protocol):
     def __call__(self, codec: Codec) -> dict[str, Array]: ...
 
 
-# decode(start, stop) -> fp32 [stop - start, cols] of this term, on the decoder's device
+# decode(start, stop) -> fp32 [stop - start, cols] of this term, on the decoder's device; valid
+# until the next call, so a decoder serves one thread
 Decode = Callable[[int, int], torch.Tensor]
 # patch(start, stop, bits) writes this term's bit patterns into the bits [stop - start, cols]
 Overwrite = Callable[[int, int, Array], None]

@@ -14,7 +14,7 @@ from bitdelta_hub.codecs.content import check_finite, check_padding
 from bitdelta_hub.codecs.half import HIGHEST, LOWEST, from_half, to_half
 from bitdelta_hub.codecs.params import choice, integer, only_keys
 from bitdelta_hub.codecs.sums import ColumnSums, magnitudes, total
-from bitdelta_hub.kernels.ops import pack_signs, sign_values, to_tensor
+from bitdelta_hub.kernels.ops import pack_signs, round_to_bf16, signed, to_tensor
 
 AXES = ("tensor", "row", "col", "row_col")
 # axis -> its half parts
@@ -64,28 +64,30 @@ class Sign:
             if part != "sign":
                 check_finite(parts[part], f"{at}.{part}")
         rows, cols = self._scales(parts, view, device)
+        buffer = torch.empty((0, view.cols), device=device)
 
         def decode(start: int, stop: int) -> torch.Tensor:
-            pieces = [torch.empty((0, view.cols), device=device)]
+            nonlocal buffer
+            if len(buffer) < stop - start:
+                buffer = torch.empty((stop - start, view.cols), device=device)
             for matrix, first, last in view.matrices(start, stop):
-                packed = to_tensor(sign[first:last], device)
-                values = sign_values(packed, view.cols, cols[matrix : matrix + 1])
-                pieces.append(values if rows is None else values.mul_(rows[first:last]))
-            return pieces[1] if len(pieces) == 2 else torch.cat(pieces)
+                out = buffer[first - start : last - start]
+                row = rows[first:last] if len(rows) > 1 else rows
+                signed(to_tensor(sign[first:last], device), row, cols[matrix], out)
+            return buffer[: stop - start]
 
         return decode
 
     def _scales(
         self, parts: Parts, view: View, device: torch.device
-    ) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """fp32 scales of rows `[M, 1]`, if any, and of columns or matrices `[B, C | 1]`."""
-        rows = None
-        cols = torch.ones((1, 1), device=device).expand(view.batch, 1)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """fp32 scales of rows `[M | 1]` and of columns or matrices `[B, C | 1]`."""
+        rows = torch.ones(1, device=device)
+        cols = rows.expand(view.batch, 1)
         if "scale" in parts:
             cols = to_tensor(parts["scale"][:, None], device)
         if "row_scale" in parts:
-            half = from_half(parts["row_scale"], self.row_exponent)
-            rows = to_tensor(half[:, None], device)
+            rows = to_tensor(from_half(parts["row_scale"], self.row_exponent), device)
         if "col_scale" in parts:
             cols = to_tensor(from_half(parts["col_scale"], self.col_exponent), device)
         return rows, cols
@@ -156,7 +158,7 @@ class SignEncoder:
         return POWERS[self.estimator] if isinstance(self.estimator, str) else self.estimator
 
     def _rounded(self, diff: torch.Tensor) -> torch.Tensor:
-        return diff.bfloat16().float() if self.published else diff
+        return round_to_bf16(diff) if self.published else diff
 
     def _fit(self, moments: Array, weight: Array | float) -> Array:
         """The scales from (Σ |d|c, Σ d²) and Σ c² over what each is the scale of (c = 1 alone)."""

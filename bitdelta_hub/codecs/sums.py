@@ -7,17 +7,20 @@ shape. Every statistic that ends in stored bytes is summed here, or is a sum of 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch
 
 from bitdelta_hub.codecs.base import Array
+from bitdelta_hub.kernels import compiled
+from bitdelta_hub.kernels.ops import is_compilable
 
 # Within these bounds on the mean and the sum of a row's magnitudes, squares neither overflow fp32
 # nor lose anything that matters below its range.
 SMALLEST_MEAN, LARGEST_SUM = 2.0**-40, 2.0**60
+_kept = threading.local()
 
 
 def total(values: Iterable[float] | Array) -> float:
@@ -34,14 +37,18 @@ def row_sums(x: torch.Tensor) -> torch.Tensor:
     """
     if x.shape[1] == 0:
         return x.new_zeros(len(x))
+    native = compiled() if is_compilable(x) else None
+    if native:
+        out = np.empty(len(x), np.float32)
+        native.row_sums(x.numpy(), _scratch(x.shape[1] // 2), out)
+        return torch.from_numpy(out)
     if x.device.type == "cpu":  # the same additions; numpy's cost less each
         with np.errstate(over="ignore"):
             return torch.from_numpy(_fold_columns(x.numpy()))
-    folded: torch.Tensor = _fold_columns(x)
-    return folded
+    return _fold_columns(x)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _fold_columns(x: Any) -> Any:
+def _fold_columns(x):  # type: ignore[no-untyped-def]
     width = x.shape[1]
     while width > 1:
         half = width // 2
@@ -52,13 +59,21 @@ def _fold_columns(x: Any) -> Any:
     return x[:, 0]
 
 
+def _scratch(size: int) -> Array:
+    """fp32 memory that this thread keeps: fresh pages cost more than the sums."""
+    memory: Array | None = getattr(_kept, "memory", None)
+    if memory is None or len(memory) < size:
+        memory = _kept.memory = np.empty(max(size, 1), np.float32)
+    return memory
+
+
 def magnitudes(x: torch.Tensor, squares: bool = True) -> tuple[Array, Array]:
     """(sum of |x|, sum of x²) of each row of fp32 or fp64 `x` `[r, c]`, fp64 `[r]` on the CPU.
 
-    `x` leaves as |x|. Without `squares` the second is zeros. Rows too large or too small for
+    Without `squares` the second is zeros. Rows too large or too small for
     squares in fp32 are summed in fp64.
     """
-    first, second = _moments(x.abs_(), squares)
+    first, second = _moments(x, squares)
     low, high = SMALLEST_MEAN * x.shape[1], LARGEST_SUM
     extreme = np.flatnonzero((first != 0) & ~((first >= low) & (first <= high)))
     if len(extreme):
@@ -68,7 +83,12 @@ def magnitudes(x: torch.Tensor, squares: bool = True) -> tuple[Array, Array]:
 
 
 def _moments(x: torch.Tensor, squares: bool) -> tuple[Array, Array]:
-    first = row_sums(x).double().cpu().numpy()
+    native = compiled() if is_compilable(x) and x.shape[1] else None
+    if native:
+        first, second = np.empty(len(x), np.float32), np.empty(len(x) * squares, np.float32)
+        native.row_magnitudes(x.numpy(), _scratch(x.shape[1] // 2), first, second)
+        return first.astype(np.float64), second.astype(np.float64) if squares else np.zeros(len(x))
+    first = row_sums(x.abs()).double().cpu().numpy()
     second = row_sums(x * x).double().cpu().numpy() if squares else np.zeros_like(first)
     return first, second
 
@@ -134,10 +154,10 @@ def energies(x: torch.Tensor, rows: int) -> torch.Tensor:
 
     Each run is folded by halves as one flat vector, so the order depends on c and `rows` alone.
     """
-    whole = len(x) // rows
-    runs = [x[: whole * rows].reshape(whole, -1)] if whole else []
-    if whole * rows < len(x):
-        runs.append(x[whole * rows :].reshape(1, -1))
-    if not runs or x.shape[1] == 0:
-        return x.new_zeros(len(runs))
-    return torch.cat([row_sums(run * run) for run in runs])
+    runs = [x[start : start + rows].reshape(-1) for start in range(0, len(x), rows)]
+    native = compiled() if is_compilable(x) and x.numel() else None
+    if native:
+        scratch = _scratch(runs[0].numel() // 2)
+        sums = [native.energy(run.numpy(), scratch) for run in runs]
+        return torch.from_numpy(np.array(sums, np.float32))
+    return torch.cat([x.new_zeros(0), *(row_sums(run.square()[None]) for run in runs)])

@@ -7,10 +7,10 @@ from types import ModuleType
 
 
 @cache
-def native() -> ModuleType | None:
+def compiled() -> ModuleType | None:
     """The loops compiled by numba, or None where numba (extra `cpu`) is not installed."""
     try:
-        from bitdelta_hub.kernels import native as compiled
+        from bitdelta_hub.kernels import native
     except ImportError:
         return None
-    return compiled
+    return native
