@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from typing import Unpack
 from bitdelta_hub.carried import carry
 from bitdelta_hub.delta import checkpoint_digest
 from bitdelta_hub.encode import EncodedTensor, encode_tensor
-from bitdelta_hub.errors import PairError
 from bitdelta_hub.format.manifest import (
     BaseRef,
     BaseTensor,
@@ -26,9 +24,9 @@ from bitdelta_hub.format.manifest import (
 )
 from bitdelta_hub.format.names import MANIFEST
 from bitdelta_hub.format.staging import stage_folder
-from bitdelta_hub.format.storage import storage_errors
+from bitdelta_hub.format.storage import check_room, storage_errors
 from bitdelta_hub.pair import Note
-from bitdelta_hub.plan import SHARD_BYTES, Choices, Job, Plan, prepared
+from bitdelta_hub.plan import SHARD_BYTES, Choices, Job, prepared
 from bitdelta_hub.planner import PlannedTensor
 from bitdelta_hub.source import DiffSource, OperandReader
 from bitdelta_hub.spool import Spool, shard_name, shards_of, write_shard
@@ -73,7 +71,8 @@ def compress(
     the manifest.
 
     Raises PairError where the two do not pair, UsageError for arguments that mean nothing,
-    StorageError for files and disks.
+    StorageError for files and disks, FormatError where the format has no room for what the
+    checkpoint holds (such as names that are too long).
     """
     began = time.perf_counter()
     out = Path(out)
@@ -85,7 +84,9 @@ def compress(
             out, overwrite=overwrite, marker=(MANIFEST,), reading=(Path(tuned), Path(base))
         ) as stage,
     ):
-        _check_room(job.plan, stage)
+        # Every part lies in the scratch file and in its shard for a while.
+        needed = 2 * job.plan.shard_bytes + job.plan.carried_bytes + SPARE_BYTES
+        check_room(out, stage, needed)
         manifest = _write(job, stage, largest, annotations or {})
         written = sum(path.stat().st_size for path in stage.iterdir())
     exact = sum(manifest.exact(name) for name in manifest.tensors)
@@ -122,7 +123,9 @@ def _write(job: Job, stage: Path, largest: int, annotations: dict[str, str]) -> 
         tensors=entries,
         annotations=annotations,
     )
-    (stage / MANIFEST).write_bytes(manifest.serialize())
+    text = manifest.serialize()
+    Manifest.parse(text)  # what a reader would refuse is refused here
+    (stage / MANIFEST).write_bytes(text)
     return manifest
 
 
@@ -205,17 +208,6 @@ def _spool(stage: Path) -> Iterator[Spool]:
         yield spool
     finally:
         spool.close()
-
-
-def _check_room(plan: Plan, stage: Path) -> None:
-    needed = 2 * plan.shard_bytes + plan.carried_bytes + SPARE_BYTES
-    free = shutil.disk_usage(stage).free
-    if free < needed:
-        raise PairError(
-            f"{stage.parent}: not enough disk (expected {needed:,} bytes, found {free:,} free)",
-            code="BDH108",
-            fix="free some space or choose another disk with --out",
-        )
 
 
 def rebuilt_name(file: str) -> str:

@@ -23,12 +23,25 @@ from bitdelta_hub.codecs.base import (
     Parts,
     View,
 )
-from bitdelta_hub.errors import BaseMismatch, ContainerError, DigestMismatch, ManifestError
+from bitdelta_hub.errors import (
+    BaseMismatch,
+    ContainerError,
+    DigestMismatch,
+    ManifestError,
+    StorageError,
+)
 from bitdelta_hub.format.container import MappedFile
-from bitdelta_hub.format.digest import Digest
+from bitdelta_hub.format.digest import Digest, sha256_file
 from bitdelta_hub.format.entries import EXACT
-from bitdelta_hub.format.manifest import Manifest, TensorEntry, read_manifest, stored_name
-from bitdelta_hub.format.names import quoted
+from bitdelta_hub.format.manifest import (
+    FileRef,
+    Manifest,
+    TensorEntry,
+    read_manifest,
+    stored_name,
+)
+from bitdelta_hub.format.names import member, quoted
+from bitdelta_hub.format.storage import storage_errors
 from bitdelta_hub.source import OperandReader, as_bits, bits_dtype, blocks
 
 
@@ -52,6 +65,7 @@ class Rebuilder:
         self.device = device
         self.sums: list[Decode] = []
         self.overwrites: list[Overwrite] = []
+        self._total = self._rounded = torch.empty(0)
         for term in terms:
             if term.codec.name in EXACT:
                 exact = cast(ExactCodec, term.codec)
@@ -61,7 +75,8 @@ class Rebuilder:
                 self.sums.append(additive.decoder(term.parts, view, device, term.at))
 
     def bits(self, start: int, stop: int) -> Array:
-        """Bit patterns `[stop - start, cols]` of the rebuilt rows; not to be written to."""
+        """Bit patterns `[stop - start, cols]` of the rebuilt rows; valid until the next call, not
+        to be written to."""
         if self.sums or self.operand.dtype != self.view.dtype:
             rows = as_bits(self.summed(start, stop).cpu(), self.view.dtype)
         else:
@@ -73,15 +88,24 @@ class Rebuilder:
         return rows
 
     def summed(self, start: int, stop: int) -> torch.Tensor:
-        """Those rows before anything is overwritten, in the tensor's dtype."""
+        """Those rows before anything is overwritten, in the tensor's dtype; valid until the next
+        call."""
+        total, rounded = self._buffers(stop - start)
         if self.operand.pieces:
-            total = self.operand.values(start, stop).to(self.device, torch.float32, copy=True)
+            total.copy_(self.operand.values(start, stop))
         else:
-            shape = (stop - start, self.view.cols)
-            total = torch.zeros(shape, dtype=torch.float32, device=self.device)
+            total.zero_()
         for decode in self.sums:
             total.add_(decode(start, stop))
-        return total.to(FLOATS[self.view.dtype])
+        return rounded.copy_(total)
+
+    def _buffers(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """fp32 and rounded `[rows, cols]`, in memory that is used again for every block."""
+        if len(self._total) < rows:
+            shape = (rows, self.view.cols)
+            self._total = torch.empty(shape, dtype=torch.float32, device=self.device)
+            self._rounded = torch.empty(shape, dtype=FLOATS[self.view.dtype], device=self.device)
+        return self._total[:rows], self._rounded[:rows]
 
 
 class Delta:
@@ -138,7 +162,7 @@ class Delta:
     def rebuilt(
         self, name: str, base: Checkpoint | None, device: torch.device
     ) -> Iterator[tuple[int, Array]]:
-        """(first row, bit patterns) of tensor `name`, block by block.
+        """(first row, bit patterns) of tensor `name`, block by block, each valid until the next.
 
         Raises DigestMismatch after the last block if the tensor is not the recorded one.
         """
@@ -154,6 +178,25 @@ class Delta:
                 f"rebuilt tensor differs (expected {recorded}, found {digest.text()})",
                 at=f"tensors[{quoted(name)}]",
                 fix="`bdhub verify DELTA --base BASE` tells whether the base or the delta changed",
+            )
+
+    def check_file(self, at: str, file: FileRef) -> None:
+        """Raises DigestMismatch unless a shard or carried file, listed `at`, is as recorded (R23),
+        StorageError if it is missing."""
+        path = member(self.folder, file.file)
+        at = f"{at}: {file.file}"
+        if not path.is_file():
+            raise StorageError(f"{path}: missing", fix="fetch the delta again, or compress again")
+        again = "the file is incomplete or altered; fetch or compress it again"
+        size = path.stat().st_size
+        if size != file.size:
+            raise DigestMismatch(
+                f"another size (expected {file.size}, found {size})", at=at, fix=again
+            )
+        found = sha256_file(path)
+        if found != file.sha256:
+            raise DigestMismatch(
+                f"another content (expected sha256 {file.sha256}, found {found})", at=at, fix=again
             )
 
     def check_base(self, base: Checkpoint) -> None:
@@ -194,15 +237,18 @@ class Delta:
     def _map_shards(self) -> dict[str, MappedFile]:
         where: dict[str, MappedFile] = {}
         for index, shard in enumerate(self.manifest.shards):
-            mapped = MappedFile(self.folder / shard.file)
-            self._shards.append(mapped)
-            if mapped.header.size != shard.size:
+            path = member(self.folder, shard.file)
+            with storage_errors(path):
+                size = path.stat().st_size
+            if size != shard.size:
                 raise ContainerError(
-                    f"another size (expected {shard.size}, found {mapped.header.size})",
+                    f"another size (expected {shard.size}, found {size})",
                     rule="R23",
                     at=f"shards[{index}]: {shard.file}",
                     fix="the file is incomplete or altered; fetch or compress it again",
                 )
+            mapped = MappedFile(path)
+            self._shards.append(mapped)
             for key in mapped.header.entries:
                 if key in where:
                     at = f"{shard.file}[{quoted(key)}]"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
 import torch
 
@@ -24,6 +24,9 @@ from bitdelta_hub.workers import Progress, Workers, pick_device, workers
 EMBEDDINGS = ("auto", "exact", "sign", "base")
 EFFORTS = ("default", "max")
 SHARD_BYTES = 5_000_000_000
+# A tensor whose parts depend on the data has no more of them than this, and the header of a shard
+# no more than this many bytes for each beside the tensor's name.
+UNKNOWN_PARTS, ENTRY_BYTES = 6, 160
 
 
 class Choices(TypedDict, total=False):
@@ -50,7 +53,7 @@ class Choices(TypedDict, total=False):
     scale: str | None
     estimator: str | None
     bits: float | None
-    effort: str
+    effort: Literal["default", "max"]
     device: str
     max_memory: int | None
     allow_pickle: bool
@@ -60,7 +63,11 @@ class Choices(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """All planned tensors in the order of the rebuilt files."""
+    """All planned tensors in the order of the rebuilt files.
+
+    The bytes are those that `compress` writes. Only what shows while tensors are encoded comes on
+    top: the elements that are not finite, or would not be once rebuilt, are stored one by one.
+    """
 
     tuned: str
     base: str
@@ -119,8 +126,12 @@ def prepared(
 ) -> Iterator[Job]:
     """Opens both checkpoints, matches and checks them, and plans.
 
-    Raises PairError where they do not pair, UsageError for choices that mean nothing.
+    Raises PairError where they do not pair, UsageError for choices that mean nothing, TypeError for
+    one that does not exist.
     """
+    if unknown := sorted(choices.keys() - Choices.__annotations__.keys()):
+        known = ", ".join(Choices.__annotations__)
+        raise TypeError(f"unknown argument {unknown[0]!r} (expected one of {known})")
     options = _options(choices)
     device = pick_device(choices.get("device", "auto"))
     allow_pickle = choices.get("allow_pickle", False)
@@ -156,10 +167,14 @@ def _options(choices: Choices) -> Options:
             bits=choices.get("bits"),
         ),
         embeddings=embeddings,
-        keep=tuple(choices.get("keep", ())),
-        skip=tuple(choices.get("skip", ())),
+        keep=_patterns(choices.get("keep", ())),
+        skip=_patterns(choices.get("skip", ())),
         effort=effort,
     )
+
+
+def _patterns(given: Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _worker_count(pair: Pair, options: Options, max_memory: int | None) -> int:
@@ -210,5 +225,9 @@ def _shard_bytes(tensors: Sequence[PlannedTensor], largest: int) -> int:
         ]
         for planned in tensors
     ]
-    unknown = sum(planned.bound for planned in tensors if planned.parts is None)
+    unknown = sum(
+        planned.bound + UNKNOWN_PARTS * (ENTRY_BYTES + len(planned.name.encode()))
+        for planned in tensors
+        if planned.parts is None
+    )
     return unknown + sum(shard_size(parts) for parts in shards_of(stored, largest))

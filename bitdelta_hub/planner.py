@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ EMBEDDING_NAMES = (
 ROUTER_NAMES = ("router", "gate", "shared_expert_gate")
 # A side below this holds too few elements per scale (convolution kernels, state-space tensors).
 SMALLEST_SIDE = 16
+# Entropy coding has nothing to gain in tensors below this.
+SMALL_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,7 @@ class Options:
     embeddings: str = "auto"
     keep: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
-    effort: str = "default"
+    effort: Literal["default", "max"] = "default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,13 +97,7 @@ def plan_tensors(pair: Pair, options: Options, workers: Workers) -> list[Planned
     Raises UsageError for a pattern of `keep` or `skip` that matches nothing.
     """
     names = list(pair.tuned.tensors)
-    for flag, patterns in (("--keep", options.keep), ("--skip", options.skip)):
-        for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise UsageError(
-                    f"{flag}: {pattern!r} matches no tensor (the first is {names[0]!r})",
-                    fix="`bdhub plan FT --base BASE` lists the names",
-                )
+    _check_patterns(options, names)
     planner = _Planner(pair, options)
     total = sum(info.nbytes for info in pair.tuned.tensors.values())
 
@@ -110,6 +107,17 @@ def plan_tensors(pair: Pair, options: Options, workers: Workers) -> list[Planned
         return planned
 
     return workers.run("plan", total, one, names)
+
+
+def _check_patterns(options: Options, names: Sequence[str]) -> None:
+    for flag, patterns in (("--keep", options.keep), ("--skip", options.skip)):
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                first = f" (the first is {names[0]!r})" if names else ""
+                raise UsageError(
+                    f"{flag}: {pattern!r} matches no tensor{first}",
+                    fix="`bdhub plan FT --base BASE` lists the names",
+                )
 
 
 class _Planner:
@@ -140,25 +148,30 @@ class _Planner:
         changes = count_changes(source)
         if changes.elements == 0:
             return replace(planned, kind="copy")
-        if self._skipped(name, planned.group):
-            return _sum(replace(planned, note="left at the base, as asked"), ())
+        if self._skipped(planned):
+            if planned.dtype in FLOATS:
+                return _sum(replace(planned, note="left at the base, as asked"), ())
+            planned = replace(planned, note="kept, for only floats can be left at the base")
         terms = self._terms(planned)
         if terms is None:
             return self._exact(planned, changes)
         lossy = _sum(planned, terms)
         cheap = _cheap_exact(planned, changes)
-        return cheap if cheap and cheap.bound <= lossy.bound else lossy
+        if cheap and cheap.bound <= lossy.bound:
+            return cheap
+        return self._exact(planned, changes) if _outgrown(lossy) else lossy
 
     def _other_dtype(self, planned: PlannedTensor, source: DiffSource) -> PlannedTensor:
         floats = source.operand.dtype in FLOATS and planned.dtype in FLOATS
         if floats and equal_when_cast(source):
             return replace(_sum(planned, ()), note="the base, cast")
-        if floats and self._skipped(planned.name, planned.group):
+        if floats and self._skipped(planned):
             return _sum(replace(planned, note="left at the base, as asked"), ())
         terms = self._terms(planned) if floats else None
         if terms is None:
             return _raw(planned)
-        return _sum(planned, terms)
+        lossy = _sum(planned, terms)
+        return _raw(planned) if _outgrown(lossy) else lossy
 
     def _terms(self, planned: PlannedTensor) -> tuple[Encoder, ...] | None:
         """The lossy terms for a changed tensor; None where it is kept exactly."""
@@ -170,19 +183,19 @@ class _Planner:
             return (ROW,) if embeddings == "sign" else None
         return recipe.embedding if planned.group == "embeddings" else recipe.matrix
 
-    def _skipped(self, name: str, group: str) -> bool:
-        if any(fnmatchcase(name, pattern) for pattern in self.options.keep):
+    def _skipped(self, planned: PlannedTensor) -> bool:
+        if any(fnmatchcase(planned.name, pattern) for pattern in self.options.keep):
             return False
-        if any(fnmatchcase(name, pattern) for pattern in self.options.skip):
+        if any(fnmatchcase(planned.name, pattern) for pattern in self.options.skip):
             return True
-        return group == "embeddings" and self.options.embeddings == "base"
+        return planned.group == "embeddings" and self.options.embeddings == "base"
 
     def _exact(self, planned: PlannedTensor, changes: Changes) -> PlannedTensor:
         cheap = _cheap_exact(planned, changes)
         if cheap and cheap.bound * 16 < planned.view.nbytes:
             return cheap
-        if planned.view.nbytes < 4096:
-            return _raw(planned)
+        if planned.view.nbytes < SMALL_BYTES:
+            return cheap if cheap and cheap.bound < planned.view.nbytes else _raw(planned)
         steps = StepsEncoder(effort=self.options.effort)
         alternatives = cheap.encoders if cheap else ()
         bound = min(planned.view.nbytes, cheap.bound if cheap else planned.view.nbytes)
@@ -192,11 +205,13 @@ class _Planner:
     def _group(self, name: str, view: View) -> str:
         modules = name.split(".")
         leaf = modules[-2] if len(modules) > 1 else name
+        if view.dtype not in FLOATS or len(view.shape) < 2:
+            return "other"
         if len(view.shape) == 2 and (
             leaf in EMBEDDING_NAMES or (self.vocabulary and abs(view.rows - self.vocabulary) < 256)
         ):
             return "embeddings"
-        if view.dtype not in FLOATS or len(view.shape) < 2 or leaf in ROUTER_NAMES:
+        if leaf in ROUTER_NAMES:
             return "other"
         return "matrices" if min(view.rows, view.cols) >= SMALLEST_SIDE else "other"
 
@@ -214,8 +229,9 @@ def _raw(planned: PlannedTensor) -> PlannedTensor:
 
 
 def _sum(planned: PlannedTensor, terms: Sequence[Encoder]) -> PlannedTensor:
+    """A sum of `terms`, with the rows that the base does not have."""
     encoders = tuple(terms)
-    if planned.uncovered and terms:
+    if planned.uncovered:
         encoders += (RowsEncoder(rows=np.asarray(planned.uncovered, dtype=np.int64)),)
     return _predicted(replace(planned, kind="sum", encoders=encoders))
 
@@ -229,6 +245,11 @@ def _predicted(planned: PlannedTensor) -> PlannedTensor:
             return replace(planned, parts=None, bound=planned.view.nbytes)
         parts |= {f"{index}_{name}": part for name, part in predicted.items()}
     return replace(planned, parts=parts, bound=sum(part.nbytes for part in parts.values()))
+
+
+def _outgrown(lossy: PlannedTensor) -> bool:
+    """Whether the terms are known to take no fewer bytes than the tensor itself."""
+    return lossy.parts is not None and lossy.bound >= lossy.view.nbytes
 
 
 def _cheap_exact(planned: PlannedTensor, changes: Changes) -> PlannedTensor | None:

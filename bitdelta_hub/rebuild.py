@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import re
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ import torch
 from bitdelta_hub.carried import restore
 from bitdelta_hub.checkpoint import Checkpoint, open_checkpoint
 from bitdelta_hub.delta import Delta, open_delta
-from bitdelta_hub.errors import PairError, UsageError
+from bitdelta_hub.errors import UsageError
 from bitdelta_hub.format.container import Layout, layout
 from bitdelta_hub.format.staging import stage_folder
-from bitdelta_hub.format.storage import storage_errors
+from bitdelta_hub.format.storage import check_room, storage_errors, write_at
 from bitdelta_hub.workers import Progress, Workers, pick_device, workers
 
 # A folder with one of these is a checkpoint and may be replaced when the user says so.
@@ -48,7 +48,7 @@ def rebuild(
 ) -> RebuildResult:
     """Writes the checkpoint that `delta` stands for to the folder `out`, with tuned's file names.
 
-    Every rebuilt tensor is checked against its recorded digest while it is written; the folder
+    Every rebuilt tensor and every carried file is checked against its recorded digest; the folder
     appears under its name only if all agree. `max_memory` is accepted for symmetry: a rebuild
     holds a few blocks, whatever the size of the model.
 
@@ -78,7 +78,9 @@ def rebuild(
     ):
         opened.check_base(against)
         check_sample(opened, against)
-        written = _write(opened, against, stage, where, pool)
+        written = _write(opened, against, out, stage, where, pool)
+        for index, file in enumerate(opened.manifest.files):
+            opened.check_file(f"files[{index}]", file)
         restore(opened.folder, opened.manifest.files, stage)
     return RebuildResult(
         out=out,
@@ -106,8 +108,10 @@ class _Target:
     layout: Layout
 
 
-def _write(delta: Delta, base: Checkpoint, stage: Path, device: torch.device, pool: Workers) -> int:
-    targets = _open_targets(delta, stage)
+def _write(
+    delta: Delta, base: Checkpoint, out: Path, stage: Path, device: torch.device, pool: Workers
+) -> int:
+    targets = _open_targets(delta, out, stage)
     try:
         names = sorted(delta.manifest.tensors, key=lambda name: -delta.view(name).nbytes)
         total = sum(delta.view(name).nbytes for name in names)
@@ -119,19 +123,17 @@ def _write(delta: Delta, base: Checkpoint, stage: Path, device: torch.device, po
             width = view.nbytes // max(1, view.total_rows)
             begin = target.layout.entries[name].start
             for row, bits in delta.rebuilt(name, base, device):
-                _write_all(target.file, bits.data.cast("B"), begin + row * width)
+                write_at(target.file, bits.data.cast("B"), begin + row * width)
                 pool.advance(bits.nbytes)
 
         pool.run("rebuild", total, one, names)
     finally:
-        for target in targets:
-            os.close(target.file)
-    if len(targets) > 1:
-        _write_index(delta, stage)
+        _close(targets)
+    _write_index(delta, stage)
     return sum((stage / name).stat().st_size for name in delta.manifest.tuned.files)
 
 
-def _open_targets(delta: Delta, stage: Path) -> list[_Target]:
+def _open_targets(delta: Delta, out: Path, stage: Path) -> list[_Target]:
     manifest = delta.manifest
     members: dict[int, list[tuple[str, str, tuple[int, ...]]]] = defaultdict(list)
     for name, entry in manifest.tensors.items():
@@ -140,37 +142,35 @@ def _open_targets(delta: Delta, stage: Path) -> list[_Target]:
         layout(members[index], metadata={"format": "pt"})
         for index in range(len(manifest.tuned.files))
     ]
-    _check_room(stage, sum(planned.size for planned in layouts))
-    targets = []
-    for name, planned in zip(manifest.tuned.files, layouts, strict=True):
-        file = os.open(stage / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        targets.append(_Target(file, planned))
-        _write_all(file, memoryview(planned.header), 0)
+    check_room(out, stage, sum(planned.size for planned in layouts))
+    targets: list[_Target] = []
+    try:
+        for name, planned in zip(manifest.tuned.files, layouts, strict=True):
+            file = os.open(stage / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            targets.append(_Target(file, planned))
+            write_at(file, planned.header, 0)
+    except BaseException:
+        _close(targets)
+        raise
     return targets
 
 
-def _write_all(file: int, data: memoryview, offset: int) -> None:
-    while data:
-        count = os.pwrite(file, data, offset)
-        data, offset = data[count:], offset + count
+def _close(targets: list[_Target]) -> None:
+    for target in targets:
+        os.close(target.file)
 
 
 def _write_index(delta: Delta, stage: Path) -> None:
+    """Writes the index without which loaders do not find numbered files."""
     files = delta.manifest.tuned.files
     entries = delta.manifest.tensors
+    numbered = re.fullmatch(r"(.+)-\d{5}-of-\d{5}\.safetensors", files[0]) if files else None
+    if len(files) < 2 and not numbered:
+        return
+    stem = numbered[1] if numbered else "model"
     index = {
         "metadata": {"total_size": sum(delta.view(name).nbytes for name in entries)},
         "weight_map": {name: files[entry.file] for name, entry in entries.items()},
     }
     text = json.dumps(index, indent=2, ensure_ascii=False) + "\n"
-    (stage / "model.safetensors.index.json").write_text(text, encoding="utf-8")
-
-
-def _check_room(stage: Path, needed: int) -> None:
-    free = shutil.disk_usage(stage).free
-    if free < needed:
-        raise PairError(
-            f"{stage.parent}: not enough disk (expected {needed:,} bytes, found {free:,} free)",
-            code="BDH108",
-            fix="free some space or choose another disk with --out",
-        )
+    (stage / f"{stem}.safetensors.index.json").write_text(text, encoding="utf-8")

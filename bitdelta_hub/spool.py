@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from bitdelta_hub.codecs.base import NUMPY, Array, Codec, Part, View
 from bitdelta_hub.format.container import layout
 from bitdelta_hub.format.manifest import FileRef
+from bitdelta_hub.format.storage import write_at
 
 # Regions below this live in memory until they are written: a mapping costs more than it saves.
 SMALL = 1 << 20
@@ -59,7 +61,7 @@ class Region:
         """Writes what is still in memory; the parts under their stored names `prefix` + part."""
         self.arrays = {}
         if isinstance(self._memory, bytearray):
-            os.pwrite(self._spool.file, self._memory, self._offset)
+            write_at(self._spool.file, self._memory, self._offset)
         placed, at = [], self._offset
         for name, part in self.parts.items():
             placed.append(SpooledPart(prefix + name, part, at))
@@ -138,10 +140,10 @@ def write_shard(spool: Spool, parts: Sequence[SpooledPart], path: Path) -> FileR
     """Writes `parts` as the safetensors file `path`; its descriptor, hashed on the way."""
     digest = hashlib.sha256()
     size = 0
+    header = layout(_entries(parts)).header
     with path.open("xb", buffering=0) as file:
-        header = layout(_entries(parts)).header
-        for chunk in (header, *_chunks(spool, parts)):
-            file.write(chunk)
+        for chunk in chain([header], _chunks(spool, parts)):
+            write_at(file.fileno(), chunk, size)
             digest.update(chunk)
             size += len(chunk)
     return FileRef(file=path.name, size=size, sha256=digest.hexdigest())

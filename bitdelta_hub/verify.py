@@ -15,10 +15,9 @@ from bitdelta_hub.checkpoint import Checkpoint, open_checkpoint
 from bitdelta_hub.codecs.base import FLOATS
 from bitdelta_hub.codecs.sums import row_sums, total
 from bitdelta_hub.delta import Delta, open_delta
-from bitdelta_hub.errors import DigestMismatch, StorageError, UsageError
-from bitdelta_hub.format.digest import sha256_file
+from bitdelta_hub.errors import DigestMismatch, UsageError
 from bitdelta_hub.format.manifest import FileRef
-from bitdelta_hub.format.names import member, quoted
+from bitdelta_hub.format.names import quoted
 from bitdelta_hub.source import DiffSource, OperandReader, as_float
 from bitdelta_hub.workers import Progress, Workers, pick_device, workers
 
@@ -58,6 +57,11 @@ def verify(
     began = time.perf_counter()
     if level not in LEVELS:
         raise UsageError(f"--level: no level {level!r}", fix=f"one of {', '.join(LEVELS)}")
+    if level == "files" and against is not None:
+        raise UsageError(
+            "--against: level files rebuilds nothing to compare with",
+            fix="leave it out, or use --level weights with --base",
+        )
     if level != "files" and base is None:
         raise UsageError(
             f"{delta}: level {level} needs the base",
@@ -102,7 +106,7 @@ class _Checker:
         listed += [(f"files[{i}]", file) for i, file in enumerate(manifest.files)]
 
         def one(item: tuple[str, FileRef]) -> None:
-            _check_file(self.delta.folder, *item)
+            self.delta.check_file(*item)
             self.pool.advance(item[1].size)
 
         size = sum(file.size for _, file in listed)
@@ -138,18 +142,24 @@ class _Checker:
 
     def against(self, base: Checkpoint, tuned: Checkpoint) -> dict[str, float | int]:
         """Median and worst relative error of the lossy tensors; exact ones must be identical."""
-        lossy = []
-        for name, entry in self.delta.manifest.tensors.items():
-            info = tuned.tensors.get(name)
+        entries = self.delta.manifest.tensors
+        for name in tuned.tensors:
+            if name not in entries:
+                raise _another_tuned("of the fine-tune, but not of the delta", name)
+
+        def one(name: str) -> float | None:
+            info, entry = tuned.tensors.get(name), entries[name]
             if info is None or (info.dtype, tuple(info.shape)) != (entry.dtype, entry.shape):
-                raise DigestMismatch(
-                    "not a tensor of the fine-tune with this dtype and shape",
-                    at=f"tensors[{quoted(name)}]",
-                    fix="--against takes the fine-tune that the delta was made from",
+                raise _another_tuned(
+                    "not a tensor of the fine-tune with this dtype and shape", name
                 )
             error = self._error(name, base, tuned)
-            if error is not None:
-                lossy.append(error)
+            self.pool.advance(info.nbytes)
+            return error
+
+        size = sum(self.delta.view(name).nbytes for name in entries)
+        errors = self.pool.run("compare", size, one, list(entries))
+        lossy = [error for error in errors if error is not None]
         return {
             "lossy_tensors": len(lossy),
             "exact_tensors": len(self.delta.manifest.tensors) - len(lossy),
@@ -173,26 +183,17 @@ class _Checker:
         if same:
             return None
         if entry.kind != "sum" or entry.error == 0:
-            raise DigestMismatch(
-                "called exact, but differs from the fine-tune",
-                at=f"tensors[{quoted(name)}]",
-                fix="--against takes the fine-tune that the delta was made from",
-            )
-        return math.sqrt(total(torch.cat(missed)) / max(total(torch.cat(moved)), 1e-300))
+            raise _another_tuned("called exact, but differs from the fine-tune", name)
+        return math.sqrt(_sum(missed) / max(_sum(moved), 1e-300))
 
 
-def _check_file(folder: Path, listed: str, file: FileRef) -> None:
-    path = member(folder, file.file)
-    at = f"{listed}: {file.file}"
-    if not path.is_file():
-        raise StorageError(f"{path}: missing", fix="fetch the delta again, or compress again")
-    size = path.stat().st_size
-    if size != file.size:
-        raise DigestMismatch(f"another size (expected {file.size}, found {size})", at=at)
-    found = sha256_file(path)
-    if found != file.sha256:
-        raise DigestMismatch(
-            f"another content (expected sha256 {file.sha256}, found {found})",
-            at=at,
-            fix="the file was changed after the delta was made; fetch or compress it again",
-        )
+def _sum(squares: list[torch.Tensor]) -> float:
+    return total(torch.cat(squares).tolist())
+
+
+def _another_tuned(message: str, name: str) -> DigestMismatch:
+    return DigestMismatch(
+        message,
+        at=f"tensors[{quoted(name)}]",
+        fix="--against takes the fine-tune that the delta was made from",
+    )

@@ -42,8 +42,8 @@ class Workers:
         self._phase, self._done, self._total = phase, 0, total
         self.advance(0)
         with ThreadPoolExecutor(self.count, initializer=_single_threaded) as pool:
-            futures = [pool.submit(self._one, function, item) for item in items]
             try:
+                futures = [pool.submit(self._one, function, item) for item in items]
                 wait(futures, return_when=FIRST_EXCEPTION)
                 failed = [f.exception() for f in futures if f.done() and not f.cancelled()]
                 errors = [error for error in failed if error and not isinstance(error, Stopped)]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
-from bitdelta_hub.errors import StorageError
+from bitdelta_hub.errors import PairError, StorageError
 
 _FREE_SPACE = "free some space, or choose an --out on another disk"
 _FACTS = {
@@ -61,6 +62,25 @@ def storage_errors(place: Path | str, needed: int = 0) -> Iterator[None]:
         if needed and number in _FULL:
             fact += f" (needed {decimal_size(needed)})"
         raise StorageError(f"{place}: {fact}", fix=fix) from error
+
+
+def write_at(file: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Writes all of `data` at `offset` of descriptor `file`."""
+    left = memoryview(data)
+    while left:  # one call may take less, as before the disk is full
+        count = os.pwrite(file, left, offset)
+        left, offset = left[count:], offset + count
+
+
+def check_room(place: Path, folder: Path, needed: int) -> None:
+    """Raises PairError BDH108 unless the disk of `folder` has `needed` bytes free for `place`."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise PairError(
+            f"{place}: not enough disk (expected {needed:,} bytes, found {free:,} free)",
+            code="BDH108",
+            fix="free some space or choose another disk with --out",
+        )
 
 
 def open_regular(path: Path) -> BufferedReader:
