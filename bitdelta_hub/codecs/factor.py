@@ -19,7 +19,7 @@ POWER_ITERATIONS = 5
 # Steps that are tried for a vector: its largest code reaches its largest entry times 2^(-i/6).
 STEPS = 33
 SWEEPS = 3
-# The share of a singular vector's energy that its coded form must keep to be believed.
+# No gain is more than doubled.
 LEAST_SHARE = 0.5
 NEGLIGIBLE = 1e-7
 
@@ -119,8 +119,8 @@ def factorise(
 ) -> Factors:
     """`matrix`, fp64 of magnitude about 1, in `groups` of (rank, largest u, largest v).
 
-    With `unbiased`, each gain is raised until the coded vector pair has the whole length of the
-    singular pair that it stands for; without, gains are those of least squares.
+    With `unbiased`, gains are raised by what is missing of the singular pairs along their own
+    directions; without, they are those of least squares.
     """
     ranks = [rank for rank, _, _ in groups]
     left, values, right = singular_vectors(matrix, sum(ranks))
@@ -179,8 +179,8 @@ def _kept_share(
     values: torch.Tensor,
     right: torch.Tensor,
 ) -> torch.Tensor:
-    """How much of each singular pair its coded form holds along its direction, 0.5 to 1."""
-    along = gain * (u * left).sum(1) * (v * right).sum(1)
+    """How much of each singular pair is left along its direction in the sum, 0.5 to 1."""
+    along = ((left @ u.T) * (right @ v.T)) @ gain
     share = along / values.clamp_min(torch.finfo(torch.float64).tiny)
     # Below rounding error there is no direction to be true to.
     alive = values > NEGLIGIBLE * values[0]
