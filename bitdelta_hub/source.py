@@ -21,7 +21,7 @@ from bitdelta_hub.pair import Operand
 RUN = 1 << 17
 # Elements of a block, whole runs. On a CPU smaller ones lose more to the cost of a call than they
 # gain from the cache (measured from 2^15 to 2^20); a GPU wants enough to fill it.
-BLOCK = {"cpu": 1 << 18, "cuda": 1 << 24}
+BLOCK = {"cpu": 1 << 19, "cuda": 1 << 24}
 
 
 def bits_dtype(dtype: str) -> np.dtype[np.unsignedinteger]:
