@@ -143,10 +143,10 @@ class SparseEncoder:
         return Sparse(form, self.bits)
 
     def _dare(self) -> Choose:
-        threshold = round(self.density * 2**32) - 2**31
+        last = max(1, round(self.density * 2**32)) - 1 - 2**31
 
         def choose(first: int, diff: torch.Tensor) -> torch.Tensor:
-            kept = position_hash(self.seed, first, diff.numel(), diff.device) < threshold
+            kept = position_hash(self.seed, first, diff.numel(), diff.device) <= last
             return kept.view(diff.shape) & (diff != 0)
 
         return choose
