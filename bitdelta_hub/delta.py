@@ -20,6 +20,7 @@ from bitdelta_hub.codecs.base import (
     Decode,
     ExactCodec,
     Overwrite,
+    Part,
     Parts,
     View,
 )
@@ -36,7 +37,6 @@ from bitdelta_hub.format.entries import EXACT
 from bitdelta_hub.format.manifest import (
     FileRef,
     Manifest,
-    TensorEntry,
     read_manifest,
     stored_name,
 )
@@ -109,15 +109,16 @@ class Rebuilder:
 
 
 class Delta:
-    """A delta folder, checked against every rule that needs no decoding (SPEC section 7, 1-3)."""
+    """A delta folder, checked against every static rule (SPEC section 7, 1 to 5)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest: Manifest = read_manifest(folder)
         self._shards: list[MappedFile] = []
         try:
+            self._codecs = self._read_terms()
             self._where = self._map_shards()
-            self._codecs = self._check_parts()
+            self._check_parts()
         except BaseException:
             self.close()
             raise
@@ -256,44 +257,51 @@ class Delta:
                 where[key] = mapped
         return where
 
-    def _check_parts(self) -> dict[str, list[Codec]]:
+    def _read_terms(self) -> dict[str, list[Codec]]:
+        """The codecs of every tensor's terms (R24, R19)."""
         codecs: dict[str, list[Codec]] = {}
-        unused = set(self._where)
         for name, entry in self.manifest.tensors.items():
             codecs[name] = []
             for index, term in enumerate(entry.terms):
                 at = _place(name, index)
                 codec = codec_from(term.codec, term.params, self.view(name), at)
-                self._check_term(entry, name, index, codec, at)
-                unused -= {stored_name(name, index, part) for part in term.parts}
+                computed = {
+                    part: spec.nbytes for part, spec in codec.parts(self.view(name)).items()
+                }
+                if list(term.parts.items()) != list(computed.items()):
+                    raise ManifestError(
+                        f"another list of parts (expected {computed}, found {term.parts})",
+                        rule="R19",
+                        at=f"{at}.parts",
+                    )
                 codecs[name].append(codec)
+        return codecs
+
+    def _check_parts(self) -> None:
+        """Every part is stored as the codecs have it, and nothing else is (R22)."""
+        unused = set(self._where)
+        for name, codecs in self._codecs.items():
+            for index, codec in enumerate(codecs):
+                for part, wanted in codec.parts(self.view(name)).items():
+                    key = stored_name(name, index, part)
+                    self._check_part(key, wanted)
+                    unused.remove(key)
         if unused:
             key = min(unused)
             raise ContainerError("belongs to no term", rule="R22", at=f"shards[{quoted(key)}]")
-        return codecs
 
-    def _check_term(self, entry: TensorEntry, name: str, index: int, codec: Codec, at: str) -> None:
-        wanted = codec.parts(self.view(name))
-        stated = dict(entry.terms[index].parts)
-        computed = {part: spec.nbytes for part, spec in wanted.items()}
-        if list(stated.items()) != list(computed.items()):
-            raise ManifestError(
-                f"another list of parts (expected {computed}, found {stated})",
-                rule="R19",
-                at=f"{at}.parts",
+    def _check_part(self, key: str, wanted: Part) -> None:
+        at = f"shards[{quoted(key)}]"
+        if key not in self._where:
+            raise ContainerError("missing", rule="R22", at=at)
+        found = self._where[key].header.entries[key]
+        if (found.dtype, tuple(found.shape)) != (wanted.dtype, wanted.shape):
+            raise ContainerError(
+                f"another array (expected {wanted.dtype} {list(wanted.shape)}, "
+                f"found {found.dtype} {list(found.shape)})",
+                rule="R22",
+                at=at,
             )
-        for part, spec in wanted.items():
-            key = stored_name(name, index, part)
-            if key not in self._where:
-                raise ContainerError("missing", rule="R22", at=f"shards[{quoted(key)}]")
-            found = self._where[key].header.entries[key]
-            if (found.dtype, tuple(found.shape)) != (spec.dtype, spec.shape):
-                raise ContainerError(
-                    f"another array (expected {spec.dtype} {list(spec.shape)}, "
-                    f"found {found.dtype} {list(found.shape)})",
-                    rule="R22",
-                    at=f"shards[{quoted(key)}]",
-                )
 
 
 def open_delta(folder: str | Path) -> Delta:
