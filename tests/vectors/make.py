@@ -95,9 +95,12 @@ class Maker:
                 yield name, np.sort(chosen).astype("<u4")
             elif part.dtype == "U8" and name not in ("bitmap", "low", "high", "data", "value"):
                 yield name, self._runs(part.shape, _used_bits(codec, name, view, params))
-            elif name in ("scale", "row_scale", "col_scale", "levels") or codec.name == "sparse":
-                if name not in ("bitmap", "low", "high"):
-                    yield name, self.tensor(part.dtype, *part.shape, size=1)[1]
+            elif (
+                name in ("scale", "row_scale", "col_scale", "levels", "value")
+                and codec.name != "patch"
+            ):
+                size = _scale_size(codec, params) if part.dtype == "F32" else 1
+                yield name, self.tensor(part.dtype, *part.shape, size=size)[1]
             elif name not in ("bitmap", "low", "high"):
                 yield name, self.tensor(part.dtype, *part.shape)[1]
 
@@ -106,6 +109,13 @@ class Maker:
         if used % 8 and runs.size:
             runs[..., -1] &= (1 << used % 8) - 1
         return runs
+
+
+def _scale_size(codec: Codec, params: Mapping[str, Any]) -> float:
+    """What brings random values near the size of the base."""
+    if codec.name == "lowrank":
+        return min(0.02 / (rank * 2.0 ** (15 + u + v)) for rank, u, v in params["groups"])
+    return 0.02 / 2 ** params["bits"] if codec.name == "sparse" else 0.02
 
 
 def _used_bits(codec: Codec, part: str, view: View, params: Mapping[str, Any]) -> int:
@@ -359,11 +369,6 @@ def codecs() -> Iterator[Vector]:
         vector = Vector(f"lowrank-{name}")
         vector.sum("lowrank", "BF16", 9, 7, groups=groups)
         vector.sum("lowrank", "F32", 2, 3, 10, name="experts", groups=groups)
-        for key, (dtype, array) in vector.parts.items():
-            if key.endswith("_scale"):  # sums of products are large: bring the values near the base
-                vector.parts[key] = dtype, (array.view("<f4") * np.float32(2.0**-26)).view("<u4")
-            elif "_gain" in key and name == "wide":
-                vector.parts[key] = dtype, array & np.uint16(0xFF)
         yield vector
     for bits in (16, 8, 4):
         for form, low in (("bitmap", 0), ("elias-fano", 0), ("elias-fano", 3)):
@@ -460,7 +465,6 @@ def kinds() -> Iterator[Vector]:
     vector.add("pieces", "copy", "BF16", (5, 2), base=[["a", 10, 12], ["a", 0, 5]])
     vector.add("transposed view", "copy", "BF16", (4, 3), base=[["a", 0, 12]])
     vector.add("tie", "tie", "BF16", (5, 2), tie="pieces")
-    vector.add("none", "copy", "BF16", (0, 3), base=None) if False else None
     yield vector
 
     vector = Vector("sum-without-terms")
@@ -533,6 +537,37 @@ def kinds() -> Iterator[Vector]:
         )
     yield vector
 
+    vector = Vector("signed-zeros")
+    shape = (2, 2, 3)
+    zeros = np.array([[0, 0x80, 0x3F], [0, 0x80, 0xBF]] * 2, "<u4").reshape(shape) << 24
+    make = vector.make
+    signs = {"sign": make.rng.integers(0, 8, (4, 1), np.uint8)}
+    half = np.array([0, 0x8000, 0x3C00, 0xBC00], "<u2")
+    single = np.array([0x3F800000, 0xBF800000], "<u4")
+    ranks = {
+        "u0": np.ones((2, 1, 1), np.uint8),
+        "v0": np.ones((2, 1, 1), np.uint8),
+        "gain0": np.zeros((2, 1), "<u2"),
+        "scale": single[:, None],
+    }
+    spots = {"bitmap": np.array([0xA5, 0x05], np.uint8)}
+    for dtype in ("F16", "BF16", "F32"):
+        base = zeros if dtype == "F32" else (zeros >> 16).astype("<u2")
+        vector.base[dtype] = dtype, base
+        terms = {
+            "sign tensor": given("sign", dtype, shape, signs | {"scale": np.array([0, 0x80000000], "<u4")}, axis="tensor"),
+            "sign row_col": given("sign", dtype, shape, signs | {"row_scale": half, "col_scale": np.array([[0, 0x8000, 0x3C00]] * 2, "<u2")}, axis="row_col", row_exponent=0, col_exponent=0),
+            "int": given("int", dtype, shape, {"code": np.array([[0x17], [0x2B], [0x24], [0x06]], np.uint8), "scale": half[:, None], "zero": np.array([[1], [1], [-1], [3]], np.int8)}, bits=2, group=0, exponent=0, zeros=True),
+            "codebook": given("codebook", dtype, shape, {"index": signs["sign"], "levels": half.reshape(2, 2)}, bits=1, rows=0, exponent=0),
+            "lowrank": given("lowrank", dtype, shape, ranks, groups=[[1, 2, 2]]),
+            "sparse": given("sparse", dtype, shape, spots | {"value": np.resize(half, 6)}, count=6, positions="bitmap", low_bits=0, bits=16, exponent=0),
+        }  # fmt: skip
+        for name, term in terms.items():
+            vector.add(f"{name} {dtype}", "sum", dtype, shape, term, base=dtype)
+            vector.add(f"{name} alone {dtype}", "sum", dtype, shape, term)
+            vector.add(f"{name} twice {dtype}", "sum", dtype, shape, term, term, base=dtype)
+    yield vector
+
     vector = Vector("extremes")
     shape = (4, 6)
     vector.base["w"] = bits_of("F32", vector.make.rng.normal(0, 1e-38, shape))
@@ -581,11 +616,9 @@ def kinds() -> Iterator[Vector]:
     shape = (2, 9, 12)
     vector.base["w"] = vector.make.tensor("BF16", *shape)
     term = lambda codec, **params: vector.make.term(codec, "BF16", shape, **params)  # noqa: E731
-    low = term("lowrank", groups=[[2, 4, 4]])
-    low[1]["scale"][:] = (low[1]["scale"].view("<f4") * np.float32(2.0**-28)).view("<u4")
     terms = [
         term("sign", axis="row", row_exponent=-9),
-        low,
+        term("lowrank", groups=[[2, 4, 4]]),
         term("int", bits=3, group=5, exponent=-12, zeros=True),
         term("codebook", bits=2, rows=4, exponent=-9),
         term("sparse", count=9, positions="elias-fano", low_bits=4, bits=8),
