@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,10 @@ from typing import Any
 import numpy as np
 import zstandard
 
+from tests.hashing import blake3
+
 Array = np.ndarray[Any, Any]
-Stored = tuple[str, list[int], Array]  # dtype, shape, bit patterns
+Stored = dict[str, tuple[str, list[int], Array]]  # name -> dtype, shape, bit patterns
 
 WIDTH = {
     "BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8,
@@ -25,75 +26,14 @@ WIDTH = {
 }  # fmt: skip
 MANTISSA = {"F8_E4M3": 3, "F8_E5M2": 2, "F16": 10, "BF16": 7, "F32": 23, "F64": 52}
 
-IV = (
-    0x6A09E667,
-    0xBB67AE85,
-    0x3C6EF372,
-    0xA54FF53A,
-    0x510E527F,
-    0x9B05688C,
-    0x1F83D9AB,
-    0x5BE0CD19,
-)
-ORDER = (2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8)
-MIXES = ((0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15),
-         (0, 5, 10, 15), (1, 6, 11, 12), (2, 7, 8, 13), (3, 4, 9, 14))  # fmt: skip
-START, END, PARENT, ROOT = 1, 2, 4, 8
 
-
-def _compress(cv: Array, words: Array, counter: Array, length: Array, flags: Array) -> Array:
-    """BLAKE3's compression of `words` `[16, n]` with chaining values `[8, n]`, side by side."""
-    n = words.shape[1]
-    low, high = counter & 0xFFFFFFFF, counter >> 32
-    s = [*cv, *(np.full(n, IV[i], np.uint32) for i in range(4))]
-    s += [x.astype(np.uint32) for x in (low, high, length, flags)]
-    for _ in range(7):
-        for i, (a, b, c, d) in enumerate(MIXES):
-            for word, left, right in ((words[2 * i], 16, 12), (words[2 * i + 1], 8, 7)):
-                s[a] = s[a] + s[b] + word
-                s[d] = _turn(s[d] ^ s[a], left)
-                s[c] = s[c] + s[d]
-                s[b] = _turn(s[b] ^ s[c], right)
-        words = words[list(ORDER)]
-    return np.stack([s[i] ^ s[i + 8] for i in range(8)])
-
-
-def _turn(x: Array, by: int) -> Array:
-    return (x >> np.uint32(by)) | (x << np.uint32(32 - by))
-
-
-def blake3(data: bytes) -> str:
-    """The 32-byte BLAKE3 hash of `data` in hex."""
-    n = max(1, -(-len(data) // 1024))
-    sizes = np.minimum(1024, len(data) - 1024 * np.arange(n))
-    words = np.frombuffer(data.ljust(1024 * n, b"\0"), "<u4").reshape(n, 16, 16).T.astype(np.uint32)
-    cv = np.tile(np.array(IV, np.uint32)[:, None], n)
-    root = ROOT if n == 1 else 0
-    for block in range(16):
-        live = n if block == 0 or 64 * block < sizes[-1] else n - 1  # all but the last are full
-        left = sizes[:live] - 64 * block
-        flags = START * (block == 0) + np.where(left <= 64, END | root, 0)
-        part = words[:, block, :live]
-        cv[:, :live] = _compress(cv[:, :live], part, np.arange(live), np.minimum(left, 64), flags)
-    while (n := cv.shape[1]) > 1:
-        half = n // 2
-        pairs = cv[:, : 2 * half].T.reshape(half, 16).T
-        flags = np.full(half, PARENT | (ROOT if n == 2 else 0))
-        zero, full = np.zeros(half, np.int64), np.full(half, 64)
-        merged = _compress(
-            np.tile(np.array(IV, np.uint32)[:, None], half), pairs, zero, full, flags
-        )
-        cv = np.concatenate([merged, cv[:, 2 * half :]], axis=1)
-    return cv[:, 0].astype("<u4").tobytes().hex()
-
-
-def read_safetensors(path: Path) -> dict[str, Stored]:
+def read_safetensors(path: Path) -> Stored:
     """Every array of a safetensors file as bit patterns in its shape."""
     data = path.read_bytes()
     begin = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:begin])
     header.pop("__metadata__", None)
-    found = {}
+    found: Stored = {}
     for name, entry in header.items():
         start, stop = entry["data_offsets"]
         bits = np.frombuffer(data[begin + start : begin + stop], f"<u{WIDTH[entry['dtype']]}")
@@ -101,49 +41,55 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
     return found
 
 
-def read_delta(delta: Path, base: Path) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of every rebuilt tensor; AssertionError where a digest or hash is another."""
+def read_delta(delta: Path, base: Path) -> dict[str, bytes]:
+    """The bytes of every rebuilt tensor; AssertionError where a digest or hash is another."""
     manifest = json.loads((delta / "bitdelta.json").read_bytes())
     assert manifest["format"] == "bitdelta/1"
-    shards: dict[str, Stored] = {}
-    for file in manifest["shards"] + manifest["files"]:
+    shards: Stored = {}
+    for file in manifest["files"] + manifest["shards"]:
         data = (delta / file["file"]).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (file["size"], file["sha256"])
     for file in manifest["shards"]:
         shards |= read_safetensors(delta / file["file"])
-    bases: dict[str, Stored] = {}
-    for path in sorted(base.glob("*.safetensors")):
+    bases: Stored = {}
+    for path in base.glob("*.safetensors"):
         bases |= read_safetensors(path)
-    for name, known in manifest["base"]["tensors"].items():
-        assert f"blake3:{blake3(bases[name][2].tobytes())}" == known["digest"]
+    check({k: bases[k][2].tobytes() for k in manifest["base"]["tensors"]}, manifest["base"])
+    rebuilt = {}
     for name, entry in manifest["tensors"].items():
         target = entry.get("tie", name)
         with np.errstate(all="ignore"):  # infinities are values like others
-            rebuilt = rebuild(target, manifest["tensors"][target], shards, bases).tobytes()
-        assert f"blake3:{blake3(rebuilt)}" == entry["digest"], name
-        yield name, rebuilt
+            rebuilt[name] = rebuild(target, manifest["tensors"][target], shards, bases).tobytes()
+    check(rebuilt, manifest)
+    return rebuilt
 
 
-def rebuild(name: str, entry: dict[str, Any], shards: dict[str, Stored], bases: dict[str, Stored]) -> Array:  # fmt: skip
+def check(found: dict[str, bytes], recorded: dict[str, Any]) -> None:
+    if found:
+        digests = dict(zip(found, blake3(list(found.values())), strict=True))
+        for name, digest in digests.items():
+            assert f"blake3:{digest}" == recorded["tensors"][name]["digest"], name
+
+
+def rebuild(name: str, entry: dict[str, Any], shards: Stored, bases: Stored) -> Array:
     """The bit patterns of one tensor, flat."""
     shape, dtype, terms = entry["shape"], entry["dtype"], entry.get("terms", [])
     view = (prod(shape[:-2]), *([1, 1, *shape][-2:]))
     source, bits = operand(entry.get("base"), dtype, prod(shape), bases)
+    parts = [{p: shards[f"{name}_{i}_{p}"][2] for p in t["parts"]} for i, t in enumerate(terms)]
     if entry["kind"] == "sum":
         total = widen(bits, source)
-        for i, term in enumerate(terms):
+        for term, stored in zip(terms, parts, strict=True):
             if term["codec"] in ADDED:
-                parts = {p: shards[f"{name}_{i}_{p}"][2] for p in term["parts"]}
-                ADDED[term["codec"]](total, term["params"], parts, *view)
+                ADDED[term["codec"]](total, term["params"], stored, *view)
         bits = narrow(total, dtype)
-    for i, term in enumerate(terms):
+    for term, stored in zip(terms, parts, strict=True):
         if term["codec"] in SET:
-            parts = {p: shards[f"{name}_{i}_{p}"][2] for p in term["parts"]}
-            SET[term["codec"]](bits, term["params"], parts, view[2], dtype)
+            SET[term["codec"]](bits, term["params"], stored, view[2], dtype)
     return bits
 
 
-def operand(base: Any, dtype: str, n: int, bases: dict[str, Stored]) -> tuple[str, Array]:
+def operand(base: Any, dtype: str, n: int, bases: Stored) -> tuple[str, Array]:
     """Dtype and bit patterns of what a tensor of `n` elements starts from."""
     pieces = [[base, 0, n]] if isinstance(base, str) else base or []
     dtype = bases[pieces[0][0]][0] if pieces else dtype
@@ -166,9 +112,7 @@ def narrow(values: Array, dtype: str) -> Array:
     if dtype == "BF16":
         bits = values.view(np.uint32)
         return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-    with np.errstate(over="ignore"):
-        kind = {"F16": np.float16, "F32": np.float32}[dtype]
-        return values.astype(kind).view(f"<u{WIDTH[dtype]}")
+    return values.astype({"F16": "<f2", "F32": "<f4"}[dtype]).view(f"<u{WIDTH[dtype]}")
 
 
 def codes(runs: Array, n: int, bits: int) -> Array:
@@ -200,8 +144,7 @@ def add_int(total: Array, params: Any, parts: Any, b: int, r: int, c: int) -> No
     if params["zeros"]:
         q = q + parts["zero"].view(np.int8)[:, group]
     scale = half(parts["scale"], params["exponent"])[:, group]
-    with np.errstate(over="ignore"):
-        total += (scale * q.astype(np.float32)).reshape(-1)
+    total += (scale * q.astype(np.float32)).reshape(-1)
 
 
 def add_codebook(total: Array, params: Any, parts: Any, b: int, r: int, c: int) -> None:
@@ -258,29 +201,26 @@ def set_patch(bits: Array, params: Any, parts: Any, c: int, dtype: str) -> None:
 
 def set_steps(bits: Array, params: Any, parts: Any, c: int, dtype: str) -> None:
     chunk = max(1, 2**17 // max(1, c)) * c
+    unpack = zstandard.ZstdDecompressor().decompress
     at = 0
-    for i, head in enumerate(parts["chunk"].tolist()):
+    for i, (direct, anchor, *sizes) in enumerate(parts["chunk"].tolist()):
         frames = []
-        for size in head[2:]:
-            frame = parts["data"][at : at + size].tobytes()
-            frames.append(zstandard.ZstdDecompressor().decompress(frame) if frame else b"")
+        for size in sizes:
+            frames.append(unpack(parts["data"][at : at + size].tobytes()) if size else b"")
             at += size
         part = bits[i * chunk : (i + 1) * chunk]
-        part[:] = unstep(
-            part, head[0], head[1], dtype, *(np.frombuffer(f, np.uint8) for f in frames)
-        )
+        part[:] = unstep(part, dtype, direct, anchor, *frames)
 
 
-def unstep(base: Array, direct: int, anchor: int, dtype: str, symbols: Array, low: Array, escapes: Array) -> Array:  # fmt: skip
+def unstep(base: Array, dtype: str, direct: int, anchor: int, *frames: bytes) -> Array:
     """The tuned bit patterns of one chunk of `steps`."""
+    symbols, low, escapes = (np.frombuffer(frame, np.uint8) for frame in frames)
     w, p = 8 * WIDTH[dtype], MANTISSA.get(dtype)
     signed, sign = np.dtype(f"<i{w // 8}"), base.dtype.type(1 << (w - 1))
     most = w - 8 if p is None else min(p, w - 8)
     context = np.zeros(len(base), np.int64)
     if p is not None:
-        context = (base >> base.dtype.type(p) & base.dtype.type((1 << (w - 1 - p)) - 1)).astype(
-            np.int64
-        )
+        context = ((base & ~sign) >> base.dtype.type(p)).astype(np.int64)
     if dtype == "F64":
         context = np.clip(context - 896, 0, 255)
     order = np.argsort(context, kind="stable")
@@ -293,9 +233,8 @@ def unstep(base: Array, direct: int, anchor: int, dtype: str, symbols: Array, lo
     for j in range(most):
         count = int(np.sum(k > j))
         plane, low = low[: -(-count // 8)], low[-(-count // 8) :]
-        d[:count] |= np.unpackbits(plane, count=count, bitorder="little").astype(
-            signed
-        ) << signed.type(j)
+        bit = np.unpackbits(plane, count=count, bitorder="little")
+        d[:count] |= bit.astype(signed) << signed.type(j)
     origin = sorted_base if p is None else sorted_base & ~sign
     v = np.where(context < direct, d, d + origin.view(signed))
     if p is not None:
@@ -305,5 +244,6 @@ def unstep(base: Array, direct: int, anchor: int, dtype: str, symbols: Array, lo
     return tuned
 
 
-ADDED = {"sign": add_sign, "int": add_int, "codebook": add_codebook, "lowrank": add_lowrank, "sparse": add_sparse}  # fmt: skip
+ADDED = {"sign": add_sign, "int": add_int, "codebook": add_codebook}
+ADDED |= {"lowrank": add_lowrank, "sparse": add_sparse}
 SET = {"raw": set_raw, "rows": set_rows, "patch": set_patch, "steps": set_steps}
