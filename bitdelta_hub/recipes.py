@@ -55,7 +55,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "row1": lambda: _plain("row1", "one bit, an unbiased scale a row", ROW),
     "delta-come": lambda: _spectral(
         "delta-come",
-        "singular vectors in groups of 8, 3 and 2 bits",
+        "singular vectors in groups of 8, 4 and 2 bits, unbiased",
         BudgetLowRankEncoder(bits=1.0),
     ),
     "svd": lambda: _spectral(
@@ -63,13 +63,13 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     ),
     "dare": lambda: _plain(
         "dare",
-        "a random tenth of the elements, rescaled",
-        SparseEncoder(method="dare", density=0.1, bits=8),
+        "a random eighth of the elements, rescaled",
+        SparseEncoder(method="dare", density=0.12, bits=8),
     ),
     "topk": lambda: _plain(
         "topk",
-        "the largest twentieth of the elements",
-        SparseEncoder(method="topk", density=0.05, bits=8),
+        "the largest sixteenth of the elements",
+        SparseEncoder(method="topk", density=0.06, bits=8),
     ),
     "int2": lambda: _plain("int2", "two bits, a fitted scale a row", IntEncoder(bits=2)),
     "int4": lambda: _plain("int4", "four bits, a fitted scale a row", IntEncoder(bits=4)),

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from bitdelta_hub.errors import UsageError
 
@@ -96,10 +97,11 @@ def _single_threaded() -> None:
 def workers(
     device: torch.device, progress: Progress | None = None, count: int | None = None
 ) -> Iterator[Workers]:
-    """Workers for `device`: one a core, with torch single-threaded meanwhile."""
+    """Workers for `device`: one a core, with torch and BLAS single-threaded meanwhile."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield Workers(count or min(16, os.cpu_count() or 1), progress)
+        with threadpool_limits(1, user_api="blas"):
+            yield Workers(count or min(16, os.cpu_count() or 1), progress)
     finally:
         torch.set_num_threads(threads)
