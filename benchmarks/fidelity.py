@@ -40,11 +40,11 @@ ROWS: dict[str, dict[str, object]] = {
     "bitdelta-2bit-row": {"recipe": "bitdelta-2", "scale": "row"},
     "bitdelta-4bit": {"recipe": "bitdelta-4"},
     "bitdelta-4bit-row": {"recipe": "bitdelta-4", "scale": "row"},
-    "rank-1bit-equal": {"recipe": "svd", "bits": 0.94},
-    "rank-2bit-equal": {"recipe": "svd", "bits": 1.96},
+    "rank-1bit-equal": {"recipe": "svd", "bits": 1.0},
+    "rank-2bit-equal": {"recipe": "svd", "bits": 2.0},
     "rank2+sign-row": {"recipe": "rank-sign"},
-    "delta-come-1bit": {"recipe": "delta-come", "bits": 1.05},
-    "delta-come-2bit": {"recipe": "delta-come", "bits": 2.05},
+    "delta-come-1bit": {"recipe": "delta-come", "bits": 1.0},
+    "delta-come-2bit": {"recipe": "delta-come", "bits": 2.0},
     "dare-p0.9": {"recipe": "dare"},
     "top5%-mask": {"recipe": "topk"},
     "int2-mse": {"recipe": "int2"},
@@ -54,7 +54,11 @@ ROWS: dict[str, dict[str, object]] = {
     "exact": {"recipe": "exact"},
 }
 # Rows that this package has no counterpart of, compared with what it has at the same bytes.
-PUBLISHED_AS = {"delta-come-1bit-norefit": "delta-come-1bit", "rtn-int2": "int2-mse", "rtn-int4": "int4-mse"}
+PUBLISHED_AS = {
+    "delta-come-1bit-norefit": "delta-come-1bit",
+    "rtn-int2": "int2-mse",
+    "rtn-int4": "int4-mse",
+}
 
 
 def is_linear(name: str) -> bool:
@@ -118,7 +122,9 @@ def main() -> None:
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
         f"torch {torch.__version__}, bitdelta-hub {bitdelta_hub.__version__}, {date.today()}\n"
     )
-    print("| task | recipe | bits | ratio | encode s | exact | KL answers | KL text | table: bits | exact | KL answers |")
+    print(
+        "| task | recipe | bits | ratio | encode s | exact | KL answers | KL text | table: bits | exact | KL answers |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     numbers = []
     for task in arguments.tasks:
@@ -127,7 +133,10 @@ def main() -> None:
         for name in wanted:
             row = measure(arguments.zoo, task, ROWS[name], evaluator)
             other = table.get(name, {})
-            theirs = [f"{other[key]:{form}}" if other else "" for key, form in (("bits", ".3f"), ("exact", ".3f"), ("kl_task", ".4f"))]
+            theirs = [
+                f"{other[key]:{form}}" if other else ""
+                for key, form in (("bits", ".3f"), ("exact", ".3f"), ("kl_task", ".4f"))
+            ]
             print(
                 f"| {task} | {name} | {row['bits']:.3f} | {row['ratio']:.2f} | {row['encode_s']:.1f} "
                 f"| {row['exact']:.3f} | {row['kl_task']:.4f} | {row['kl_text']:.4f} | {' | '.join(theirs)} |",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from bitdelta_hub.codecs.base import Encoder
 from bitdelta_hub.codecs.codebook import CodebookEncoder
 from bitdelta_hub.codecs.int import IntEncoder
-from bitdelta_hub.codecs.lowrank import BudgetLowRankEncoder
+from bitdelta_hub.codecs.lowrank import BudgetLowRankEncoder, LowRankEncoder
 from bitdelta_hub.codecs.sign import SignEncoder
 from bitdelta_hub.codecs.sparse import SparseEncoder
 from bitdelta_hub.errors import UsageError
@@ -60,6 +60,12 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     ),
     "svd": lambda: _spectral(
         "svd", "singular vectors at 8 bits", BudgetLowRankEncoder(bits=1.0, shares=((8, 1.0),))
+    ),
+    "rank-sign": lambda: _spectral(
+        "rank-sign",
+        "three singular vectors at 2 bits, one bit for the rest",
+        LowRankEncoder(groups=((3, 2, 2),)),
+        ROW,
     ),
     "dare": lambda: _plain(
         "dare",
