@@ -53,12 +53,6 @@ ROWS: dict[str, dict[str, object]] = {
     "magnitude-4": {"recipe": "magnitude-4"},
     "exact": {"recipe": "exact"},
 }
-# Rows that this package has no counterpart of, compared with what it has at the same bytes.
-PUBLISHED_AS = {
-    "delta-come-1bit-norefit": "delta-come-1bit",
-    "rtn-int2": "int2-mse",
-    "rtn-int4": "int4-mse",
-}
 
 
 def is_linear(name: str) -> bool:
@@ -105,6 +99,26 @@ def measure(zoo: Path, task: str, recipe: dict[str, object], evaluator: object) 
     return {**result, "bits": bits, "ratio": tuned / total, "encode_s": seconds}
 
 
+COLUMNS = (
+    "task", "recipe", "bits", "ratio", "encode s", "exact", "KL answers", "KL text",
+    "table: bits", "exact", "KL answers",
+)  # fmt: skip
+
+
+def cells(task: str, name: str, row: dict[str, float], other: dict[str, float]) -> list[str]:
+    """One row of the printed table; `other` is the zoo's, empty where it has none."""
+    ours = [
+        f"{row[key]:{form}}"
+        for key, form in (
+            ("bits", ".3f"), ("ratio", ".2f"), ("encode_s", ".1f"), ("exact", ".3f"),
+            ("kl_task", ".4f"), ("kl_text", ".4f"),
+        )
+    ]  # fmt: skip
+    shown = (("bits", ".3f"), ("exact", ".3f"), ("kl_task", ".4f"))
+    theirs = [f"{other[key]:{form}}" if other else "" for key, form in shown]
+    return [task, name, *ours, *theirs]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("zoo", type=Path)
@@ -119,29 +133,17 @@ def main() -> None:
 
     wanted = [name for name in arguments.recipes.split(",") if name] or list(ROWS)
     print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
-        f"torch {torch.__version__}, bitdelta-hub {bitdelta_hub.__version__}, {date.today()}\n"
+        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
+        f"bitdelta-hub {bitdelta_hub.__version__}, {date.today()}\n"
     )
-    print(
-        "| task | recipe | bits | ratio | encode s | exact | KL answers | KL text | table: bits | exact | KL answers |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     numbers = []
     for task in arguments.tasks:
         table = published(arguments.zoo, task)
         evaluator = Evaluator(task, zoo=arguments.zoo)
         for name in wanted:
             row = measure(arguments.zoo, task, ROWS[name], evaluator)
-            other = table.get(name, {})
-            theirs = [
-                f"{other[key]:{form}}" if other else ""
-                for key, form in (("bits", ".3f"), ("exact", ".3f"), ("kl_task", ".4f"))
-            ]
-            print(
-                f"| {task} | {name} | {row['bits']:.3f} | {row['ratio']:.2f} | {row['encode_s']:.1f} "
-                f"| {row['exact']:.3f} | {row['kl_task']:.4f} | {row['kl_text']:.4f} | {' | '.join(theirs)} |",
-                flush=True,
-            )
+            print(f"| {' | '.join(cells(task, name, row, table.get(name, {})))} |", flush=True)
             numbers.append({"task": task, "recipe": name, **row})
     if arguments.json:
         arguments.json.write_text(json.dumps(numbers, indent=1))
