@@ -107,7 +107,7 @@ def _entry(
             )
             for term in stored
         ),
-        error=None if exact else check.error(source),
+        error=check.error(source) if planned.kind == "sum" else None,
     )
 
 
