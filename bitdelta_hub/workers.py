@@ -29,8 +29,14 @@ class Stopped(Exception):
 class Workers:
     """Runs a function over items in threads and counts the bytes that are done."""
 
-    def __init__(self, count: int, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        progress: Progress | None = None,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
+    ) -> None:
         self.count = count
+        self.device = device
         self._progress = progress
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -42,7 +48,7 @@ class Workers:
         """The results in the items' order. The first error stops the others and is raised."""
         self._phase, self._done, self._total = phase, 0, total
         self.advance(0)
-        with ThreadPoolExecutor(self.count, initializer=_single_threaded) as pool:
+        with ThreadPoolExecutor(self.count, initializer=_set_up, initargs=(self.device,)) as pool:
             try:
                 futures = [pool.submit(self._one, function, item) for item in items]
                 wait(futures, return_when=FIRST_EXCEPTION)
@@ -88,9 +94,12 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _single_threaded() -> None:
+def _set_up(device: torch.device) -> None:
     # The pool already keeps every core busy; torch's own threads would only wait for one another.
     torch.set_num_threads(1)
+    if device.type == "cuda":
+        # A stream of its own lets one worker's copies overlap with another's arithmetic.
+        torch.cuda.set_stream(torch.cuda.Stream(device))
 
 
 @contextmanager
@@ -102,6 +111,6 @@ def workers(
     torch.set_num_threads(1)
     try:
         with threadpool_limits(1, user_api="blas"):
-            yield Workers(count or min(16, os.cpu_count() or 1), progress)
+            yield Workers(count or min(16, os.cpu_count() or 1), progress, device)
     finally:
         torch.set_num_threads(threads)
