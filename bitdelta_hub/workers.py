@@ -99,7 +99,7 @@ def _set_up(device: torch.device) -> None:
     torch.set_num_threads(1)
     if device.type == "cuda":
         # A stream of its own lets one worker's copies overlap with another's arithmetic.
-        torch.cuda.set_stream(torch.cuda.Stream(device))
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
 @contextmanager

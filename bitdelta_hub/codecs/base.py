@@ -38,6 +38,11 @@ FLOATS: dict[str, torch.dtype] = {
 }
 
 
+def itemsize(dtype: str) -> int:
+    """Bytes of one element of container dtype `dtype`."""
+    return int(np.dtype(NUMPY[dtype]).itemsize)
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """A tensor as a batch of matrices."""
@@ -67,7 +72,7 @@ class View:
 
     @property
     def nbytes(self) -> int:
-        return self.numel * np.dtype(NUMPY[self.dtype]).itemsize
+        return self.numel * itemsize(self.dtype)
 
     def matrices(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """(matrix, first row, last row + 1) of each matrix that has rows in start..stop."""
@@ -87,7 +92,7 @@ class Part:
 
     @property
     def nbytes(self) -> int:
-        return prod(self.shape) * np.dtype(NUMPY[self.dtype]).itemsize
+        return prod(self.shape) * itemsize(self.dtype)
 
 
 class Source(Protocol):
