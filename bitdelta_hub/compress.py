@@ -140,9 +140,14 @@ def _encode_all(job: Job, spool: Spool) -> dict[str, EncodedTensor]:
         source = DiffSource(planned.name, pair.tuned, reader, device)
         return encode_tensor(planned, source, spool, job.workers)
 
+    def prefetch(planned: PlannedTensor) -> None:
+        pair.tuned.prefetch(planned.name)
+        for name in operand_names(planned.operand):
+            pair.base.prefetch(name)
+
     total = sum(planned.view.nbytes for planned in stored)
     largest_first = sorted(stored, key=lambda planned: -planned.view.nbytes)
-    done = job.workers.run("compress", total, one, largest_first)
+    done = job.workers.run("compress", total, one, largest_first, prefetch)
     by_name = {planned.name: result for planned, result in zip(largest_first, done, strict=True)}
     for planned in tensors:
         if planned.tie:
@@ -173,7 +178,7 @@ def _base_ref(job: Job, entries: dict[str, TensorEntry]) -> BaseRef:
         return BaseTensor(dtype=info.dtype, shape=tuple(info.shape), digest=digest)
 
     total = sum(base.tensors[name].nbytes for name in names)
-    found = job.workers.run("digest base", total, one, names)
+    found = job.workers.run("digest base", total, one, names, base.prefetch)
     tensors = dict(zip(names, found, strict=True))
     return BaseRef(
         repo=None,

@@ -144,6 +144,11 @@ class Delta:
         """The tensor whose terms stand for `name`: itself, or what it is tied to."""
         return self.manifest.tensors[name].tie or name
 
+    def base_tensors(self, name: str) -> set[str]:
+        """The base tensors that tensor `name` is rebuilt from."""
+        entry = self.manifest.tensors[self.resolve(name)]
+        return {piece.name for piece in entry.pieces}
+
     def terms(self, name: str) -> list[StoredTerm]:
         """The terms of tensor `name` with their parts, in order."""
         stored = []

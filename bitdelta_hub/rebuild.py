@@ -126,7 +126,11 @@ def _write(
                 write_at(target.file, bits.data.cast("B"), begin + row * width)
                 pool.advance(bits.nbytes)
 
-        pool.run("rebuild", total, one, names)
+        def prefetch(name: str) -> None:
+            for needed in delta.base_tensors(name):
+                base.prefetch(needed)
+
+        pool.run("rebuild", total, one, names, prefetch)
     finally:
         _close(targets)
     _write_index(delta, stage)

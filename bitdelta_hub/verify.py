@@ -124,7 +124,7 @@ class _Checker:
             self.pool.advance(base.tensors[name].nbytes)
 
         size = sum(base.tensors[name].nbytes for name in names)
-        self.pool.run("verify base", size, one, names)
+        self.pool.run("verify base", size, one, names, base.prefetch)
         self.bytes += size
 
     def weights(self, base: Checkpoint) -> None:

@@ -43,14 +43,25 @@ class Workers:
         self._phase, self._done, self._total = "", 0, 0
 
     def run(
-        self, phase: str, total: int, function: Callable[[Item], Result], items: Sequence[Item]
+        self,
+        phase: str,
+        total: int,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        prefetch: Callable[[Item], None] | None = None,
     ) -> list[Result]:
-        """The results in the items' order. The first error stops the others and is raised."""
+        """The results in the items' order. The first error stops the others and is raised.
+
+        `prefetch` is told of an item when the one `count` places before it is begun.
+        """
         self._phase, self._done, self._total = phase, 0, total
         self.advance(0)
         with ThreadPoolExecutor(self.count, initializer=_set_up, initargs=(self.device,)) as pool:
             try:
-                futures = [pool.submit(self._one, function, item) for item in items]
+                futures = [
+                    pool.submit(self._one, function, item, prefetch, items[at : at + 1])
+                    for at, item in enumerate(items, self.count)
+                ]
                 wait(futures, return_when=FIRST_EXCEPTION)
                 failed = [f.exception() for f in futures if f.done() and not f.cancelled()]
                 errors = [error for error in failed if error and not isinstance(error, Stopped)]
@@ -62,8 +73,16 @@ class Workers:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
 
-    def _one(self, function: Callable[[Item], Result], item: Item) -> Result:
+    def _one(
+        self,
+        function: Callable[[Item], Result],
+        item: Item,
+        prefetch: Callable[[Item], None] | None,
+        ahead: Sequence[Item],
+    ) -> Result:
         self.advance(0)
+        for later in ahead if prefetch else ():
+            prefetch(later)
         return function(item)
 
     def advance(self, done: int) -> None:

@@ -61,3 +61,9 @@ def test_a_device_that_is_not_there_is_refused(name: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         pick_device(name)
     assert caught.value.message == message
+
+
+def test_what_comes_later_is_prefetched_once() -> None:
+    seen: list[int] = []
+    Workers(2).run("x", 0, lambda n: n, range(6), seen.append)
+    assert sorted(seen) == [2, 3, 4, 5]
