@@ -81,8 +81,9 @@ class Workers:
         ahead: Sequence[Item],
     ) -> Result:
         self.advance(0)
-        for later in ahead if prefetch else ():
-            prefetch(later)
+        if prefetch:
+            for later in ahead:
+                prefetch(later)
         return function(item)
 
     def advance(self, done: int) -> None:
