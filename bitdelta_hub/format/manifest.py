@@ -285,7 +285,7 @@ def read_manifest(folder: Path) -> Manifest:
         size = os.fstat(file.fileno()).st_size
         if size > _LARGEST:
             raise _too_large(size)
-        data = file.read(_LARGEST + 1)
+        data = file.read(size)
     return Manifest.parse(data)
 
 

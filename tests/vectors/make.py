@@ -370,6 +370,11 @@ def codecs() -> Iterator[Vector]:
         vector.sum("lowrank", "BF16", 9, 7, groups=groups)
         vector.sum("lowrank", "F32", 2, 3, 10, name="experts", groups=groups)
         yield vector
+    # The gains are the largest whose sum R27 allows for vectors of 16 bits.
+    vector = Vector("lowrank-limit")
+    vector.sum("lowrank", "F32", 2, 3, groups=[[33, 16, 16]])
+    vector.parts["w_0_gain0"] = "U16", np.array([[65535] * 32 + [96]], "<u2")
+    yield vector
     for bits in (16, 8, 4):
         for form, low in (("bitmap", 0), ("elias-fano", 0), ("elias-fano", 3)):
             vector = Vector(f"sparse-{bits}-{form}{low or ''}")
