@@ -25,6 +25,7 @@ from bitdelta_hub.format.manifest import (
 from bitdelta_hub.format.names import MANIFEST
 from bitdelta_hub.format.staging import stage_folder
 from bitdelta_hub.format.storage import check_room, storage_errors
+from bitdelta_hub.locate import hub_origin
 from bitdelta_hub.pair import Note
 from bitdelta_hub.plan import SHARD_BYTES, Choices, Job, prepared
 from bitdelta_hub.planner import PlannedTensor
@@ -110,11 +111,12 @@ def _write(job: Job, stage: Path, largest: int, annotations: dict[str, str]) -> 
     base = _base_ref(job, entries)
     tuned = job.pair.tuned
     files = carry(tuned.folder, stage, base) if tuned.folder else ()
+    repo, revision = hub_origin(tuned.folder)
     manifest = Manifest(
         base=base,
         tuned=TunedRef(
-            repo=None,
-            revision=None,
+            repo=repo,
+            revision=revision,
             bytes=tuned.nbytes,
             files=tuple(rebuilt_name(file.name) for file in tuned.files),
         ),
@@ -180,9 +182,10 @@ def _base_ref(job: Job, entries: dict[str, TensorEntry]) -> BaseRef:
     total = sum(base.tensors[name].nbytes for name in names)
     found = job.workers.run("digest base", total, one, names, base.prefetch)
     tensors = dict(zip(names, found, strict=True))
+    repo, revision = hub_origin(base.folder)
     return BaseRef(
-        repo=None,
-        revision=None,
+        repo=repo,
+        revision=revision,
         fingerprint=fingerprint(tensors),
         files=tuple(FileRef(file=file.name, size=file.size, sha256=None) for file in base.files),
         tensors=tensors,

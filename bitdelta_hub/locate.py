@@ -49,7 +49,8 @@ def locate(source: Path) -> Located:
         raise StorageError(f"{source}: no such file or folder", fix="check the path")
     if (source / MANIFEST).is_file():
         raise StorageError(
-            f"{source}: a delta, not a checkpoint", fix=f"bdhub rebuild {source} --out FOLDER"
+            f"{source}: a delta, not a checkpoint",
+            fix=f"bdhub rebuild {source} --base BASE --out FOLDER",
         )
     if (source / "model_index.json").is_file():
         raise PairError(
@@ -137,6 +138,20 @@ def _nothing(folder: Path, names: list[str]) -> PairError | StorageError:
         )
     without = "no weights" if "config.json" in names else "neither weights nor config.json"
     return StorageError(f"{folder}: {without} (looked for {LOOKED_FOR})")
+
+
+def hub_origin(folder: Path | None) -> tuple[str | None, str | None]:
+    """(repo id, commit) of a snapshot in a Hub cache, by its path; (None, None) for other folders.
+
+    `models--org--name/snapshots/<commit>` is where the Hub's client keeps org/name.
+    """
+    if folder is None:
+        return None, None
+    commit, snapshots = folder.absolute().name, folder.absolute().parent
+    found = re.fullmatch(r"models--([^-].*)", snapshots.parent.name)
+    if snapshots.name == "snapshots" and found and re.fullmatch(r"[0-9a-f]{40}", commit):
+        return found[1].replace("--", "/"), commit
+    return None, None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from bitdelta_hub.checkpoint import FileInfo, open_checkpoint
 from bitdelta_hub.errors import BitDeltaError, ContainerError, PairError, StorageError
+from bitdelta_hub.locate import hub_origin
 from tests import models
 from tests.models import checkpoints
 
@@ -283,7 +284,7 @@ def test_a_delta_is_no_checkpoint(tmp_path: Path) -> None:
     assert refusal(tmp_path)[1:] == (
         "BDH500",
         f"{tmp_path}: a delta, not a checkpoint",
-        f"bdhub rebuild {tmp_path} --out FOLDER",
+        f"bdhub rebuild {tmp_path} --base BASE --out FOLDER",
     )
 
 
@@ -488,3 +489,20 @@ def test_a_dtype_that_the_format_does_not_know(tmp_path: Path) -> None:
         'U64 I64 F8_E4M3 F8_E5M2 F8_E8M0 F16 BF16 F32 F64, found "F4") [R9]'
     )
     assert fix == "give a copy of the checkpoint in a 16-bit type"
+
+
+@pytest.mark.parametrize(
+    ("path", "origin"),
+    [
+        (f"models--org--base/snapshots/{'a' * 40}", ("org/base", "a" * 40)),
+        (f"models--gpt2/snapshots/{'0' * 40}", ("gpt2", "0" * 40)),
+        (f"models--org--base/snapshots/{'a' * 39}", (None, None)),
+        (f"models--org--base/other/{'a' * 40}", (None, None)),
+        (f"datasets--org--base/snapshots/{'a' * 40}", (None, None)),
+        ("base", (None, None)),
+    ],
+)
+def test_a_hub_snapshot_is_known_by_its_path(
+    tmp_path: Path, path: str, origin: tuple[str | None, str | None]
+) -> None:
+    assert hub_origin(tmp_path / path) == origin

@@ -517,7 +517,7 @@ def test_a_delta_is_no_checkpoint(pair: tuple[Path, Path], tmp_path: Path) -> No
     with pytest.raises(StorageError) as caught:
         compress(tmp_path / "delta", pair[0], tmp_path / "again")
     assert str(caught.value) == f"{tmp_path / 'delta'}: a delta, not a checkpoint"
-    assert caught.value.fix == f"bdhub rebuild {tmp_path / 'delta'} --out FOLDER"
+    assert caught.value.fix == f"bdhub rebuild {tmp_path / 'delta'} --base BASE --out FOLDER"
 
 
 def test_names_that_no_manifest_can_hold_are_refused_before_anything_is_left(
