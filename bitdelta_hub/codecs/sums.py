@@ -43,7 +43,7 @@ def row_sums(x: torch.Tensor) -> torch.Tensor:
         native.row_sums(x.numpy(), _scratch(x.shape[1] // 2), out)
         return torch.from_numpy(out)
     if x.device.type == "cpu":  # the same additions; numpy's cost less each
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             return torch.from_numpy(_fold_columns(x.numpy()))
     return _fold_columns(x)  # type: ignore[no-any-return, no-untyped-call]
 

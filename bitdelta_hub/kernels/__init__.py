@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 
 
@@ -10,7 +11,6 @@ from types import ModuleType
 def compiled() -> ModuleType | None:
     """The loops compiled by numba, or None where numba (extra `cpu`) is not installed."""
     try:
-        from bitdelta_hub.kernels import native
+        return import_module("bitdelta_hub.kernels.native")
     except ImportError:
         return None
-    return native
