@@ -18,7 +18,14 @@ PACKAGE = ROOT / "bitdelta_hub"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Tests that are about more than one file of the package.
-ABOUT_THE_WHOLE = {"test_ladder.py", "test_project.py", "test_readme.py"}
+ABOUT_THE_WHOLE = {
+    "test_ladder.py",
+    "test_project.py",
+    "test_readme.py",
+    "test_robustness.py",
+    "test_spec.py",
+    "test_vectors.py",
+}
 
 RUNS_DATA = {"eval", "exec", "compile", "__import__"}
 READS_CODE = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
