@@ -28,8 +28,8 @@ class PairOptions:
         str,
         Option(
             metavar="NAME",
-            help="bitdelta, row1, bitdelta-K (K = 2..8), magnitude-M, delta-come, svd, dare, "
-            "topk, int2, int4 or exact.",
+            help="bitdelta, bitdelta-K (K = 2..8), row1, rank-sign, magnitude-M, delta-come, svd, "
+            "dare, topk, int2, int4 or exact.",
         ),
     ] = "bitdelta"
     embeddings: Annotated[

@@ -76,7 +76,7 @@ def report(result: VerifyResult, delta: Path) -> Report:
         "rate": Rate(result.bytes / max(result.seconds, 1e-9)),
     }
     if result.error is not None:
-        fields |= {f"error {key}": value for key, value in result.error.items()}
+        fields["fine-tune"] = _compared(**result.error)
     return Report(
         headline=f"Verified {delta}: no fault found",
         fields=fields,
@@ -90,4 +90,14 @@ def report(result: VerifyResult, delta: Path) -> Report:
             "error": result.error,
         },
         quiet=(str(delta),),
+    )
+
+
+def _compared(exact_tensors: float, lossy_tensors: float, median: float, worst: float) -> str:
+    same = f"{exact_tensors} tensors identical"
+    if not lossy_tensors:
+        return same
+    return (
+        f"{same}, {lossy_tensors} approximate, "
+        f"relative error of the diff: median {median:.3g}, worst {worst:.3g}"
     )
