@@ -189,15 +189,19 @@ def _worker_count(pair: Pair, options: Options, max_memory: int | None) -> int:
             f"{pair.tuned.place}: not enough memory (expected {each:,} bytes for one tensor, "
             f"found a limit of {max_memory:,})",
             code="BDH108",
-            fix="raise --max-memory, or use a recipe without singular vectors",
+            fix="raise --max-memory"
+            + (", or use a recipe without singular vectors" if _spectral(options) else ""),
         )
     return max(1, min(cores, max_memory // each))
 
 
 def _worker_memory(options: Options, largest: int) -> int:
     """Bytes of memory that one worker needs for a tensor of `largest` bytes; an estimate."""
-    spectral = any(isinstance(term, BudgetLowRankEncoder) for term in options.recipe.matrix)
-    return 64_000_000 + (12 * largest if spectral else largest // 8)
+    return 64_000_000 + (12 * largest if _spectral(options) else largest // 8)
+
+
+def _spectral(options: Options) -> bool:
+    return any(isinstance(term, BudgetLowRankEncoder) for term in options.recipe.matrix)
 
 
 def _assemble(pair: Pair, options: Options, tensors: Sequence[PlannedTensor], largest: int) -> Plan:
