@@ -1,4 +1,4 @@
-"""The conformance vectors: every valid one decodes, every refusal is refused by its rule and place."""
+"""The conformance vectors: valid ones decode, others are refused by rule, class and place."""
 
 from __future__ import annotations
 
@@ -174,11 +174,8 @@ def json_changed(data: bytes, change: dict[str, Any]) -> bytes:
 def header_changed(data: bytes, change: dict[str, Any]) -> bytes:
     """The same for a safetensors header, or `text` for all of it."""
     end = 8 + int.from_bytes(data[:8], "little")
-    header = change["header"]
-    if isinstance(header, str):
-        text = header.encode()
-    else:
-        text = json_changed(data[8:end], header)
+    new = change["header"]
+    text = new.encode() if isinstance(new, str) else json_changed(data[8:end], new)
     return len(text).to_bytes(8, "little") + text + data[end:]
 
 

@@ -444,6 +444,18 @@ def exact() -> Iterator[Vector]:
             base=dtype,
         )
     yield vector
+    # The example of the specification, its frames uncompressed.
+    vector = Vector("steps-stored")
+    frames = [
+        _stored_frame(bytes.fromhex(text)) for text in ("FF87FF8003", "0F030303030301", "C000")
+    ]
+    data = np.frombuffer(b"".join(frames), np.uint8)
+    parts = {"chunk": np.array([[121, 127, *map(len, frames)]], "<u4"), "data": data}
+    vector.base["w"] = "BF16", np.array([0x3F80, 0xBF00, 0x3C10, 0x3F7F, 0x8000], "<u2")
+    vector.add(
+        "w", "exact", "BF16", (5,), given("steps", "BF16", (5,), parts, bytes=len(data)), base="w"
+    )
+    yield vector
     vector = Vector("steps-chunks")
     base = "U8", np.tile(np.arange(250, dtype=np.uint8), (3, 262))
     vector.base["w"] = base
@@ -454,6 +466,12 @@ def exact() -> Iterator[Vector]:
     vector.base["empty"] = empty
     vector.add("empty", "exact", "BF16", (0, 4), steps_term(empty, empty), base="empty")
     yield vector
+
+
+def _stored_frame(content: bytes) -> bytes:
+    """A Zstandard frame of one uncompressed block."""
+    head = b"\x28\xb5\x2f\xfd\x20" + bytes([len(content)])
+    return head + (8 * len(content) + 1).to_bytes(3, "little") + content
 
 
 def kinds() -> Iterator[Vector]:
