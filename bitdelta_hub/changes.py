@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,10 +34,11 @@ def count_changes(source: DiffSource) -> Changes:
     """
     sampled = _count(source, _samples(source))
     looked_at = sum((stop - start) for start, stop in _samples(source)) * source.view.cols
+    if looked_at == source.view.numel:
+        return replace(sampled, counted=True)
     if sampled.elements > WORTH_COUNTING * looked_at:
         return sampled
-    whole = _count(source, blocks(source.view, CPU))
-    return Changes(whole.elements, whole.rows, counted=True)
+    return replace(_count(source, blocks(source.view, CPU)), counted=True)
 
 
 def equal_when_cast(source: DiffSource) -> bool:

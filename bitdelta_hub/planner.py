@@ -87,7 +87,9 @@ class PlannedTensor:
         if self.kind == "tie":
             return f"tie {self.tie}"
         words = [encoder.describe() for encoder in self.encoders]
-        return " + ".join(words) if words else self.kind if self.kind == "copy" else "base"
+        if not words:
+            return self.kind if self.kind == "copy" else "base"
+        return (" or " if self.kind == "exact" else " + ").join(words)
 
 
 def plan_tensors(pair: Pair, options: Options, workers: Workers) -> list[PlannedTensor]:
@@ -195,12 +197,12 @@ class _Planner:
         if cheap and cheap.bound * 16 < planned.view.nbytes:
             return cheap
         if planned.view.nbytes < SMALL_BYTES:
-            return cheap if cheap and cheap.bound < planned.view.nbytes else _raw(planned)
+            return cheap or _raw(planned)
         steps = StepsEncoder(effort=self.options.effort)
-        alternatives = cheap.encoders if cheap else ()
-        bound = min(planned.view.nbytes, cheap.bound if cheap else planned.view.nbytes)
-        encoders = (steps, *alternatives)
-        return replace(planned, kind="exact", encoders=encoders, parts=None, bound=bound)
+        planned = replace(planned, kind="exact", parts=None, bound=planned.view.nbytes)
+        if cheap:
+            return replace(planned, encoders=(steps, *cheap.encoders), bound=cheap.bound)
+        return replace(planned, encoders=(steps,))
 
     def _group(self, name: str, view: View) -> str:
         modules = name.split(".")
@@ -253,9 +255,11 @@ def _outgrown(lossy: PlannedTensor) -> bool:
 
 
 def _cheap_exact(planned: PlannedTensor, changes: Changes) -> PlannedTensor | None:
-    """The smaller of `rows` and `patch` where all changes were counted."""
+    """The smaller of `rows` and `patch` where all changes were counted; None if neither is
+    smaller than the tensor."""
     if not changes.counted:
         return None
     encoders = (RowsEncoder(count=changes.rows), PatchEncoder(count=changes.elements))
     choices = [_predicted(replace(planned, kind="exact", encoders=(one,))) for one in encoders]
-    return min(choices, key=lambda choice: choice.bound)
+    best = min(choices, key=lambda choice: choice.bound)
+    return best if best.bound < planned.view.nbytes else None
