@@ -29,7 +29,6 @@ from tests.reader import read_delta
 
 HERE = Path(__file__).parent / "vectors" / "1"
 SPEC = Path(__file__).parents[1] / "bitdelta_hub" / "format" / "SPEC.md"
-CPU = torch.device("cpu")
 VALID = sorted(path.parent.name for path in HERE.glob("*/expect.json"))
 REFUSALS = json.loads((HERE / "refusals.json").read_text("utf-8"))
 # Rules that bind writers alone: a file cannot show that they were broken.
@@ -73,24 +72,27 @@ class TorchKernels:
         return kernel
 
 
-@pytest.fixture(params=["compiled", "numpy", "torch"])
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+KERNELS = ["compiled", "numpy", "torch", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(params=KERNELS)
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
     if request.param == "compiled" and ops.compiled() is None:
         pytest.skip("numba is not installed")
-    if request.param != "compiled":
+    if request.param in ("numpy", "torch"):
         monkeypatch.setattr(ops, "compiled", lambda: None)
     if request.param == "torch":
         monkeypatch.setattr(ops, "cpu", TorchKernels())
+    return torch.device("cuda" if request.param == "cuda" else "cpu")
 
 
-@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("name", VALID)
-def test_the_package_rebuilds(name: str) -> None:
+def test_the_package_rebuilds(name: str, device: torch.device) -> None:
     digests = {}
     with open_delta(HERE / name / "delta") as delta, open_checkpoint(base_of(name)) as base:
         for tensor in delta.manifest.tensors:
             digest = Digest()
-            for _, bits in delta.rebuilt(tensor, base, CPU):
+            for _, bits in delta.rebuilt(tensor, base, device):
                 digest.update(bits)
             digests[tensor] = digest.text()
     assert digests == expected(name)["tensors"]
