@@ -23,8 +23,8 @@ from bitdelta_hub.verify import verify
 
 RECIPES = ("bitdelta", "row1", "delta-come")
 TUNED_TASK = "flip"
-BASE_STEPS, BASE_RATE = 200, 3e-3
-TUNED_STEPS, TUNED_RATE = 180, 1e-3
+BASE_STEPS, BASE_RATE = 300, 2e-3
+TUNED_STEPS, TUNED_RATE = 160, 6e-4
 PROBLEMS = 500
 RESULTS = "demo.json"
 

@@ -22,7 +22,7 @@ from bitdelta_hub.demo.words import LENGTH, Problem, problems
 
 Say = Callable[[str], None]
 
-BATCH = 96
+BATCH = 64
 WARM_UP = 20
 
 
@@ -58,7 +58,9 @@ def train(
 ) -> None:
     """Trains every parameter of `model` to answer `tasks`, on words outside `avoid`."""
     rng = Random(seed)  # noqa: S311 - repeatable data, no secret
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / WARM_UP) * (1 - step / steps)
     )
