@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,11 @@ from bitdelta_hub.format.manifest import (
     stored_name,
 )
 from bitdelta_hub.format.names import member, quoted
-from bitdelta_hub.format.storage import storage_errors
+from bitdelta_hub.format.storage import decimal_size, storage_errors
 from bitdelta_hub.source import OperandReader, as_bits, bits_dtype, blocks
+
+# Operand, sum, one term and the rounded values of one element.
+ROW_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +163,14 @@ class Delta:
         return stored
 
     def rebuilder(self, name: str, base: Checkpoint | None, device: torch.device) -> Rebuilder:
-        """Rebuilds tensor `name` from `base`, which must be the base (`check_base`)."""
+        """Rebuilds tensor `name` from `base`, which must be the base (`check_base`).
+
+        Raises StorageError where a single row is more than this machine's memory can hold.
+        """
         target = self.resolve(name)
         entry = self.manifest.tensors[target]
         view = self.view(target)
+        _check_row(view, name)
         return Rebuilder(view, OperandReader(entry.base, base, view), self.terms(target), device)
 
     def rebuilt(
@@ -326,6 +334,20 @@ def checkpoint_digest(checkpoint: Checkpoint, name: str) -> str:
     for start in range(0, total, step):
         digest.update(checkpoint.read_bits(name, start, min(start + step, total)))
     return digest.text()
+
+
+def _check_row(view: View, name: str) -> None:
+    """A row is worked on as a whole, and a delta without a byte of data may state a huge one."""
+    if not hasattr(os, "sysconf"):
+        return
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed = ROW_BYTES * view.cols if view.numel else 0
+    if needed > memory:
+        raise StorageError(
+            f"tensors[{quoted(name)}]: a row of {view.cols:,} elements does not fit into memory "
+            f"(needed {decimal_size(needed)}, found {decimal_size(memory)})",
+            fix="do not use this delta if you do not know who made it; or use a larger machine",
+        )
 
 
 def _place(name: str, index: int) -> str:

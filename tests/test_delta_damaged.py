@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bitdelta_hub import verify
-from bitdelta_hub.errors import BitDeltaError
+from bitdelta_hub.errors import BitDeltaError, StorageError
 
 VECTORS = Path(__file__).parent / "vectors" / "1"
 NAMES = (
@@ -122,3 +122,18 @@ def test_damage_with_hashes_to_match_never_crashes(
     finally:
         for path, content in before.items():
             path.write_bytes(content)
+
+
+def test_a_row_larger_than_memory_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(VECTORS / "sign-row", tmp_path / "v")
+    path = tmp_path / "v" / "delta" / "bitdelta.json"
+    manifest = json.loads(path.read_bytes())
+    manifest["tensors"]["huge"] = {
+        "dtype": "F16", "shape": [2**40], "file": 0, "kind": "sum",
+        "digest": "blake3:" + 64 * "0", "terms": [], "error": None,
+    }  # fmt: skip
+    path.write_text(json.dumps(manifest), "utf-8")
+    with pytest.raises(
+        StorageError, match=r'^tensors\["huge"\]: a row of 1,099,511,627,776 elements'
+    ):
+        verify(tmp_path / "v" / "delta", base=tmp_path / "v" / "base")
