@@ -13,7 +13,8 @@ import typer
 from bitdelta_hub import __version__
 from bitdelta_hub.cli import compress, demo, env, info, plan, rebuild, verify, version
 from bitdelta_hub.cli.failures import INTERRUPTED, show, show_interrupt
-from bitdelta_hub.errors import BitDeltaError, UsageError
+from bitdelta_hub.cli.output import whole_output
+from bitdelta_hub.errors import BitDeltaError, StorageError, UsageError
 
 # Typer exports this leaf of its usage errors; their common root is its parent.
 TyperUsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -56,14 +57,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure:
             reconfigure(errors="backslashreplace")
+    sys.exit(_flushed(_run(arguments)))
+
+
+def _flushed(status: int) -> int:
+    """`status`, or 1 where standard output did not take everything: silently if its reader left."""
     try:
-        status = _run(arguments)
-        sys.stdout.flush()
+        with whole_output():
+            sys.stdout.flush()
+        return status
+    except StorageError as error:
+        show(error, "human")
     except BrokenPipeError:
-        # Python flushes once more on its way out; nobody is there to read it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
-    sys.exit(status)
+        pass
+    # Python flushes once more on its way out.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _run(arguments: list[str]) -> int:

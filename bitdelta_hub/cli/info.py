@@ -129,8 +129,9 @@ def _error_text(lossy: int, errors: dict[str, Any] | None) -> str:
         return ""
     if errors is None:
         return ", error not measured"
+    partly = "" if errors["measured"] == lossy else f" ({errors['measured']} measured)"
     worst = f"worst {errors['worst']:.3g} ({errors['worst_tensor']})"
-    return f", relative error of the diff: median {errors['median']:.3g}, {worst}"
+    return f"{partly}, relative error of the diff: median {errors['median']:.3g}, {worst}"
 
 
 def _bytes_table(rows: list[Row], total: int) -> Table:

@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -14,7 +15,7 @@ import typer
 
 from bitdelta_hub.cli.printable import printable
 from bitdelta_hub.cli.values import Value, for_people, for_programs
-from bitdelta_hub.errors import UsageError
+from bitdelta_hub.errors import StorageError, UsageError
 from bitdelta_hub.outcomes import Note
 
 
@@ -130,8 +131,24 @@ def _encodes(text: str) -> bool:
 
 
 def _print(lines: Iterable[str]) -> None:
-    for line in lines:
-        sys.stdout.write(f"{line}\n")
+    with whole_output():
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+
+
+@contextmanager
+def whole_output() -> Iterator[None]:
+    """Raises StorageError where standard output does not take what is written inside.
+
+    A reader that leaves early is another matter, for BrokenPipeError passes.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"standard output: {error.strerror}", fix="send it to another disk"
+        ) from error
 
 
 def _say(line: str) -> None:

@@ -134,11 +134,14 @@ def test_errors_are_json_where_json_was_asked_for(bdhub: Bdhub, arguments: list[
     assert set(json.loads(done.err)["error"]) == {"code", "name", "message", "fix"}
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
+@pytest.mark.parametrize("arguments", [["compress", "--help"], ["version"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_is_met_with_silence(arguments: list[str], unbuffered: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", BDHUB, "compress", "--help"],
+        [sys.executable, "-c", BDHUB, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
     )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -146,6 +149,24 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait() == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_under_standard_output_is_said(unbuffered: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", BDHUB, "version"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "Error: standard output: No space left on device (BDH500 storage)\n"
+        "Fix: send it to another disk\n",
+    )
 
 
 def test_a_bug_shows_its_traceback() -> None:

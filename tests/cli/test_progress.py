@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import subprocess
 import sys
 
@@ -11,6 +10,8 @@ import pytest
 
 from bitdelta_hub.cli.output import Output
 from bitdelta_hub.cli.progress import progress
+
+pty = pytest.importorskip("pty", reason="no pseudo-terminals here")
 
 CODE = """
 import time
