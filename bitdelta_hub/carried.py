@@ -49,7 +49,7 @@ def carry(folder: Path, out: Path, base: BaseRef) -> tuple[FileRef, ...]:
     for source in carried_files(folder):
         target = out / source.name
         if source.name == CONFIG:
-            target.write_text(_dump(mark(json.loads(source.read_bytes()), base)), encoding="utf-8")
+            target.write_bytes(_dump(mark(_read_config(source), base)))
         else:
             shutil.copyfile(source, target)
     return tuple(
@@ -64,23 +64,21 @@ def restore(delta: Path, files: tuple[FileRef, ...], out: Path) -> None:
     for file in files:
         source = member(delta, file.file)
         if file.file == CONFIG:
-            text = _dump(unmark(_read_config(source)))
-            (out / CONFIG).write_text(text, encoding="utf-8")
+            (out / CONFIG).write_bytes(_dump(unmark(_read_config(source))))
         else:
             shutil.copyfile(source, out / file.file)
 
 
 def mark(config: dict[str, Any], base: BaseRef) -> dict[str, Any]:
     """`config` with the entry that tells loaders what the folder is (SPEC R4)."""
-    own = config.get("quantization_config")
     marked: dict[str, Any] = {
         "quant_method": METHOD,
         "format": FORMAT,
         "base_model": base.repo,
         "base_revision": base.revision,
     }
-    if own is not None:
-        marked["tuned"] = own
+    if "quantization_config" in config:
+        marked["tuned"] = config["quantization_config"]
     return {**config, "quantization_config": marked}
 
 
@@ -104,6 +102,11 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _dump(config: dict[str, Any]) -> str:
+def _dump(config: dict[str, Any]) -> bytes:
     # The layout in which transformers writes its own: an untouched file comes back as it was.
-    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    try:
+        return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can hold
+        return (json.dumps(config, indent=2) + "\n").encode()
+    except RecursionError as error:
+        raise FormatError("nested too deep", rule="R4", at=CONFIG) from error

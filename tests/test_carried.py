@@ -36,9 +36,16 @@ def test_weights_cards_and_folders_stay_behind(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("own", [None, {"quant_method": "fp8", "bits": 8}])
-def test_the_configuration_comes_back_as_it_was(own: object) -> None:
-    config = {"model_type": "llama"} | ({"quantization_config": own} if own else {})
+@pytest.mark.parametrize(
+    "own",
+    [
+        {},
+        {"quantization_config": {"quant_method": "fp8", "bits": 8}},
+        {"quantization_config": None},
+    ],
+)
+def test_the_configuration_comes_back_as_it_was(own: dict[str, object]) -> None:
+    config = {"model_type": "llama"} | own
     marked = mark(config, BASE)
     assert marked["quantization_config"]["quant_method"] == "bitdelta-hub"
     assert marked["quantization_config"]["base_model"] == "org/base"
@@ -60,8 +67,15 @@ def test_carried_files_travel_there_and_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[]", "config.json: not a JSON object [R4]"), ("{", "config.json: not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)) [R4]")],
-)  # fmt: skip
+    [
+        ("[]", "config.json: not a JSON object [R4]"),
+        (
+            "{",
+            "config.json: not JSON (Expecting property name enclosed in double quotes: "
+            "line 1 column 2 (char 1)) [R4]",
+        ),
+    ],
+)
 def test_a_broken_configuration_is_refused(tmp_path: Path, text: str, message: str) -> None:
     source = write(tmp_path / "ft", config__json="{}")
     delta, out = tmp_path / "delta", tmp_path / "out"
@@ -72,3 +86,12 @@ def test_a_broken_configuration_is_refused(tmp_path: Path, text: str, message: s
     with pytest.raises(FormatError) as caught:
         restore(delta, files, out)
     assert caught.value.message == message
+
+
+def test_half_of_a_surrogate_pair_travels_as_an_escape(tmp_path: Path) -> None:
+    source = write(tmp_path / "ft", config__json='{\n  "name": "\\ud83d"\n}\n')
+    delta, out = tmp_path / "delta", tmp_path / "out"
+    delta.mkdir()
+    out.mkdir()
+    restore(delta, carry(source, delta, BASE), out)
+    assert (out / "config.json").read_bytes() == (source / "config.json").read_bytes()
