@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import bitdelta_hub.source
@@ -574,3 +577,59 @@ def test_progress_ends_at_the_total_of_every_phase(
     compress(varied[1], varied[0], tmp_path / "delta", progress=progress)
     assert list(last) == ["plan", "compress", "digest base"]
     assert all(done == total for done, total in last.values())
+
+
+# Any pair at all
+
+
+FLOAT_BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
+CHOICES: list[dict[str, Any]] = [
+    {"recipe": name}
+    for name in ("bitdelta", "row1", "bitdelta-2", "int2", "magnitude-2", "svd", "topk", "exact")
+]
+CHOICES += [{"embeddings": "base"}, {"embeddings": "exact"}, {"skip": ["*"]}, {"scale": "row_col"}]
+
+
+@st.composite
+def any_pair(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, str]:
+    """A tensor of any bit patterns, what became of it, and its name."""
+    theirs, ours = (draw(st.sampled_from([*FLOAT_BITS])) for _ in range(2))
+    shape = draw(st.lists(st.integers(0, 40), max_size=3))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    if draw(st.booleans()):  # every bit pattern, NaN of every payload among them
+        width = FLOAT_BITS[theirs]
+        limits = torch.iinfo(width)
+        base = torch.randint(limits.min, limits.max, shape, generator=generator, dtype=width)
+        base = base.view(theirs)
+    else:
+        base = torch.randn(shape, generator=generator).to(theirs)
+    gap = torch.randn(shape, generator=generator) * draw(st.sampled_from([0, 1e-30, 0.01, 1e30]))
+    gap *= torch.rand(shape, generator=generator) < draw(st.sampled_from([1, 0.5, 0.01]))
+    tuned = torch.where(gap == 0, base.to(ours), (base.float() + gap).to(ours))
+    if ours == theirs and draw(st.booleans()):
+        tuned = torch.where(gap == 0, base, tuned)
+    return base, tuned, draw(st.sampled_from(["w.weight", "model.embed_tokens.weight", "w"]))
+
+
+@settings(max_examples=60)
+@given(any_pair(), st.sampled_from(CHOICES))
+def test_any_pair_there_and_back(
+    pair: tuple[torch.Tensor, torch.Tensor, str], choices: dict[str, Any]
+) -> None:
+    base, tuned, name = pair
+    other = noise(20, 20)
+    with tempfile.TemporaryDirectory() as root:
+        folders = save_pair(Path(root), {name: base, "o": other}, {name: tuned, "o": moved(other)})
+        trip = round_trip(Path(root), folders, allow_distant_base=True, **choices)
+        rebuilt, entry = trip.rebuilt[name], trip.entry(name)
+        assert (rebuilt.dtype, rebuilt.shape) == (tuned.dtype, tuned.shape)
+        if trip.manifest.exact(name):
+            assert bytes(bits(rebuilt)) == bytes(bits(tuned))
+        bad = ~(torch.isfinite(tuned) & torch.isfinite(base)) if base.numel() else None
+        if bad is not None and bad.any():
+            assert bytes(bits(rebuilt[bad])) == bytes(bits(tuned[bad]))
+        if trip.plan.upper_bound and entry.kind != "sum":
+            assert trip.written <= trip.plan.shard_bytes
+        elif "patch" not in trip.codecs(name):
+            assert trip.written <= trip.plan.shard_bytes
+            assert trip.plan.upper_bound or trip.written == trip.plan.shard_bytes
