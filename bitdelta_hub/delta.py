@@ -24,6 +24,7 @@ from bitdelta_hub.codecs.base import (
     Part,
     Parts,
     View,
+    add_rows,
 )
 from bitdelta_hub.errors import (
     BaseMismatch,
@@ -96,12 +97,16 @@ class Rebuilder:
         call."""
         total, rounded = self._buffers(stop - start)
         if self.operand.pieces:
-            total.copy_(self.operand.values(start, stop))
+            left = self.operand.values(start, stop).to(self.device)
         else:
-            total.zero_()
-        for decode in self.sums:
-            total.add_(decode(start, stop))
-        return rounded.copy_(total)
+            left = total.zero_()
+        if not self.sums:
+            return rounded.copy_(left)
+        for decode in self.sums[:-1]:
+            add_rows(decode, start, stop, left, total)
+            left = total
+        add_rows(self.sums[-1], start, stop, left, rounded)
+        return rounded
 
     def _buffers(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """fp32 and rounded `[rows, cols]`, in memory that is used again for every block."""

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from bitdelta_hub.codecs.base import (
-    FLOATS,
     AdditiveCodec,
     Array,
     Codec,
@@ -30,9 +29,8 @@ from bitdelta_hub.format.manifest import TensorEntry, Term
 from bitdelta_hub.planner import PlannedTensor
 from bitdelta_hub.source import (
     DiffSource,
-    as_float,
     blocks,
-    gap_energies,
+    compare,
     residual,
     run_rows,
     subtract,
@@ -174,29 +172,26 @@ def _compare(kind: str, rebuilder: Rebuilder, source: DiffSource, workers: Worke
     check = _Comparison()
     for start, stop in blocks(source.view, source.device):
         rows = np.ascontiguousarray(rebuilder.bits(start, stop))
-        # What is not finite is patched even where it came out right: on other hardware the
-        # arithmetic of a sum may give a NaN another payload.
-        right = np.array_equal(rows, source.tuned_bits(start, stop))
-        if not right or (kind == "sum" and not _finite(rows, source.view.dtype)):
-            rows = _differing_block(check, source, rows, start, stop)
+        tuned = source.tuned_bits(start, stop)
+        if kind == "exact":
+            check.identical = check.identical and np.array_equal(rows, tuned)
+        else:
+            rows = _take_sum(check, source, rows, tuned, start)
         check.digest.update(rows)
         workers.advance(rows.nbytes)
     return check
 
 
-def _finite(bits: Array, dtype: str) -> bool:
-    return bool(torch.isfinite(as_float(bits, dtype)).all())
-
-
-def _differing_block(
-    check: _Comparison, source: DiffSource, rows: Array, start: int, stop: int
+def _take_sum(
+    check: _Comparison, source: DiffSource, rows: Array, tuned: Array, start: int
 ) -> Array:
-    """Takes a differing block into account; gives it with its non-finite elements as tuned."""
-    dtype = source.view.dtype
-    assert dtype in FLOATS
-    tuned, run = source.tuned_bits(start, stop), run_rows(source.view)
-    gaps = gap_energies(rows, tuned, dtype, run, source.device)
-    same = False
+    """Takes a block of a sum into account; gives it with its non-finite elements as tuned.
+
+    What is not finite is patched even where it came out right: on other hardware the arithmetic
+    of a sum may give a NaN another payload.
+    """
+    dtype, run = source.view.dtype, run_rows(source.view)
+    same, gaps = compare(rows, tuned, dtype, run, source.device)
     if not bool(torch.isfinite(gaps).all()):
         missed = torch.empty(rows.shape, dtype=torch.float32, device=source.device)
         subtract(rows, tuned, (dtype, dtype), missed)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from bitdelta_hub.checkpoint import Checkpoint
-from bitdelta_hub.codecs.base import FLOATS, NUMPY, Array, Decode, Source, View
-from bitdelta_hub.codecs.sums import energies, total
+from bitdelta_hub.codecs.base import FLOATS, NUMPY, Array, Decode, Source, View, add_rows
+from bitdelta_hub.codecs.sums import energies, scratch, total
 from bitdelta_hub.kernels import compiled
 from bitdelta_hub.pair import Operand
 
@@ -67,22 +67,21 @@ def subtract(left: Array, right: Array, dtypes: tuple[str, str], out: torch.Tens
     return bool(torch.isfinite(out.sum())) or bool(torch.isfinite(out).all())
 
 
-def gap_energies(
+def compare(
     left: Array, right: Array, dtype: str, rows: int, device: torch.device
-) -> torch.Tensor:
-    """`energies` of fp32(left) - fp32(right), bits of `dtype`; not finite where a gap is not."""
+) -> tuple[bool, torch.Tensor]:
+    """Whether both are the same bits of `dtype`, and the `energies` of fp32(left) - fp32(right),
+    which are not finite where a gap is not."""
     native = compiled() if dtype == "BF16" and device.type == "cpu" else None
     if native and left.size:
-        scratch = np.empty(rows * left.shape[1] // 2 + 1, np.float32)
-        runs = range(0, len(left), rows)
-        sums = [
-            native.bf16_gap(left[at : at + rows].ravel(), right[at : at + rows].ravel(), scratch)
-            for at in runs
-        ]
-        return torch.from_numpy(np.array(sums, np.float32))
+        run = min(rows, len(left)) * left.shape[1]
+        sums = np.empty(-(-len(left) // rows), np.float32)
+        flat = left.reshape(-1), right.reshape(-1)
+        same = native.bf16_gaps(*flat, run, scratch(run // 2), sums)
+        return bool(same), torch.from_numpy(sums)
     gaps = torch.empty(left.shape, dtype=torch.float32, device=device)
     subtract(left, right, (dtype, dtype), gaps)
-    return energies(gaps, rows).cpu()
+    return bool(np.array_equal(left, right)), energies(gaps, rows).cpu()
 
 
 def run_rows(view: View) -> int:
@@ -224,7 +223,7 @@ class Residual:
         """fp32 residual `[stop - start, cols]` of those rows; valid until the next call."""
         left = self.source.rows(start, stop)
         for decode in self.decoded:
-            left.sub_(decode(start, stop))
+            add_rows(decode, start, stop, left, left, negate=True)
         uncovered = self.source.uncovered
         if start < uncovered.stop and stop > uncovered.start:
             left[max(0, uncovered.start - start) :] = 0

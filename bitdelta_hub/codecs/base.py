@@ -11,6 +11,7 @@ all others are a batch of matrices. A block is some consecutive rows out of `bat
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -18,6 +19,8 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
+
+from bitdelta_hub.kernels.ops import add
 
 Array = np.ndarray[Any, Any]
 Params = dict[str, Any]
@@ -126,6 +129,38 @@ class Allocate(Protocol):
 # decode(start, stop) -> fp32 [stop - start, cols] of this term, on the decoder's device; valid
 # until the next call, so a decoder serves one thread
 Decode = Callable[[int, int], torch.Tensor]
+
+
+class Adder(ABC):
+    """A `Decode` that can add its rows in one pass, without showing them."""
+
+    @abstractmethod
+    def __call__(self, start: int, stop: int) -> torch.Tensor: ...
+
+    @abstractmethod
+    def add(
+        self, start: int, stop: int, left: torch.Tensor, out: torch.Tensor, negate: bool
+    ) -> None:
+        """What `add_rows` says."""
+
+
+def add_rows(
+    decode: Decode,
+    start: int,
+    stop: int,
+    left: torch.Tensor,
+    out: torch.Tensor,
+    negate: bool = False,
+) -> None:
+    """out = left + the term's rows, or less them with `negate`: added in fp32, rounded once to
+    the dtype of `out`, which may be `left` itself where that is fp32 (SPEC R17)."""
+    if isinstance(decode, Adder):
+        decode.add(start, stop, left, out, negate)
+        return
+    values = decode(start, stop)
+    add(left, -values if negate else values, out)
+
+
 # patch(start, stop, bits) writes this term's bit patterns into the bits [stop - start, cols]
 Overwrite = Callable[[int, int, Array], None]
 

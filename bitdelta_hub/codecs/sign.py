@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 
-from bitdelta_hub.codecs.base import Allocate, Array, Decode, Params, Part, Parts, Source, View
+from bitdelta_hub.codecs.base import (
+    Adder,
+    Allocate,
+    Array,
+    Decode,
+    Params,
+    Part,
+    Parts,
+    Source,
+    View,
+)
 from bitdelta_hub.codecs.content import check_finite, check_padding
 from bitdelta_hub.codecs.half import HIGHEST, LOWEST, from_half, to_half
 from bitdelta_hub.codecs.params import choice, integer, only_keys
-from bitdelta_hub.codecs.sums import ColumnSums, magnitudes, total
-from bitdelta_hub.kernels.ops import pack_signs, round_to_bf16, signed, to_tensor
+from bitdelta_hub.codecs.sums import (
+    ColumnSums,
+    fill_moments,
+    magnitudes,
+    scratch,
+    sum_extremes,
+    total,
+)
+from bitdelta_hub.kernels import compiled
+from bitdelta_hub.kernels.ops import add_signed, is_compilable, pack_signs, signed, to_tensor
 
 AXES = ("tensor", "row", "col", "row_col")
 # axis -> its half parts
@@ -63,20 +81,7 @@ class Sign:
         for part in parts:
             if part != "sign":
                 check_finite(parts[part], f"{at}.{part}")
-        rows, cols = self._scales(parts, view, device)
-        buffer = torch.empty((0, view.cols), device=device)
-
-        def decode(start: int, stop: int) -> torch.Tensor:
-            nonlocal buffer
-            if len(buffer) < stop - start:
-                buffer = torch.empty((stop - start, view.cols), device=device)
-            for matrix, first, last in view.matrices(start, stop):
-                out = buffer[first - start : last - start]
-                row = rows[first:last] if len(rows) > 1 else rows
-                signed(to_tensor(sign[first:last], device), row, cols[matrix], out)
-            return buffer[: stop - start]
-
-        return decode
+        return _SignDecoder(view, sign, *self._scales(parts, view, device))
 
     def _scales(
         self, parts: Parts, view: View, device: torch.device
@@ -91,6 +96,39 @@ class Sign:
         if "col_scale" in parts:
             cols = to_tensor(from_half(parts["col_scale"], self.col_exponent), device)
         return rows, cols
+
+
+class _SignDecoder(Adder):
+    def __init__(self, view: View, sign: Array, rows: torch.Tensor, cols: torch.Tensor) -> None:
+        """`rows` `[M | 1]` and `cols` `[B, C | 1]` as `Sign._scales` gives them."""
+        self._view = view
+        self._sign = sign
+        self._rows = rows
+        self._cols = cols
+        self._buffer = torch.empty((0, view.cols), device=rows.device)
+
+    def __call__(self, start: int, stop: int) -> torch.Tensor:
+        if len(self._buffer) < stop - start:
+            self._buffer = torch.empty((stop - start, self._view.cols), device=self._rows.device)
+        for packed, row, col, at in self._matrices(start, stop):
+            signed(packed, row, col, self._buffer[at])
+        return self._buffer[: stop - start]
+
+    def add(
+        self, start: int, stop: int, left: torch.Tensor, out: torch.Tensor, negate: bool
+    ) -> None:
+        for packed, row, col, at in self._matrices(start, stop):
+            # The product of a negated scale is the negated product.
+            add_signed(left[at], packed, -row if negate else row, col, out[at])
+
+    def _matrices(
+        self, start: int, stop: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, slice]]:
+        """(runs, scales of rows, scales of columns, where among rows start..stop) by matrix."""
+        for matrix, first, last in self._view.matrices(start, stop):
+            packed = to_tensor(self._sign[first:last], self._rows.device)
+            row = self._rows[first:last] if len(self._rows) > 1 else self._rows
+            yield packed, row, self._cols[matrix], slice(first - start, last - start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +155,8 @@ class SignEncoder:
         arrays = allocate(Sign(self.axis))
         sums = _Sums(view, self._power != 0, by_columns="col" in SCALES[self.axis])
         for start, diff in source.diff():
-            x = self._rounded(diff)
-            arrays["sign"][start : start + len(x)] = pack_signs(x).cpu().numpy()
-            sums.add(start, x)
+            packed = arrays["sign"][start : start + len(diff)]
+            sums.add_columns(_pack(diff, self.published, packed, *sums.rows(start, len(diff))))
         if self.axis == "tensor":
             arrays["scale"][:] = self._fit(sums.of_matrices(), view.rows * view.cols)
             return Sign(self.axis)
@@ -144,10 +181,10 @@ class SignEncoder:
         weighted = _Sums(view, squares=False)
         on_device = to_tensor(cols, source.device).double()
         for start, diff in source.diff():
-            x = self._rounded(diff).double()
+            x = (_as_bf16(diff) if self.published else diff).double()
             for matrix, a, b in view.matrices(start, start + len(x)):
                 x[a - start : b - start] *= on_device[matrix]
-            weighted.add(start, x)
+            weighted.rows(start, len(x))[0][:] = magnitudes(x, squares=False)[0]
         moments = np.stack([weighted.of_rows()[0], sums.of_rows()[1]])
         scale = self._fit(moments, np.repeat(weight, view.rows))
         arrays["row_scale"][:], row_exponent = to_half(scale)
@@ -157,9 +194,6 @@ class SignEncoder:
     def _power(self) -> float:
         return POWERS[self.estimator] if isinstance(self.estimator, str) else self.estimator
 
-    def _rounded(self, diff: torch.Tensor) -> torch.Tensor:
-        return round_to_bf16(diff) if self.published else diff
-
     def _fit(self, moments: Array, weight: Array | float) -> Array:
         """The scales from (Σ |d|c, Σ d²) and Σ c² over what each is the scale of (c = 1 alone)."""
         first, second = moments
@@ -167,6 +201,28 @@ class SignEncoder:
         if self._power:
             mean *= _power(_ratio(_ratio(second, first) * weight, first), self._power)
         return np.minimum(mean, LARGEST)
+
+
+def _pack(
+    x: torch.Tensor, published: bool, packed: Array, first: Array, second: Array
+) -> torch.Tensor:
+    """Fills the runs of the signs of fp32 `x`, and the sums of magnitudes and, unless `second` is
+    empty, of squares of its rows; gives `x` itself, or what was `published`, its rounding to bf16.
+    """
+    native = compiled() if is_compilable(x) else None
+    if native:
+        memory = scratch(x.shape[1] // 2)
+        native.encode_signs(x.numpy(), published, packed, memory, first, second)
+    else:
+        x = _as_bf16(x) if published else x
+        packed[:] = pack_signs(x).cpu().numpy()
+        fill_moments(x, first, second)
+    sum_extremes(x, first, second)
+    return x
+
+
+def _as_bf16(x: torch.Tensor) -> torch.Tensor:
+    return x.bfloat16().float()
 
 
 class _Sums:
@@ -178,9 +234,13 @@ class _Sums:
         self._rows = np.zeros((2, view.total_rows))
         self._columns = [ColumnSums(view.rows) for _ in range(2 * by_columns)]
 
-    def add(self, start: int, x: torch.Tensor) -> None:
-        """Takes the next rows, fp32 or fp64."""
-        self._rows[:, start : start + len(x)] = magnitudes(x, self._squares)
+    def rows(self, start: int, count: int) -> tuple[Array, Array]:
+        """Where both sums of these rows are to be put; the second is empty if not wanted."""
+        first, second = self._rows[:, start : start + count]
+        return first, second if self._squares else second[:0]
+
+    def add_columns(self, x: torch.Tensor) -> None:
+        """Takes the next rows."""
         if self._columns:
             wide = x.abs().double()  # squares of any fp32 number fit
             self._columns[0].add(wide)

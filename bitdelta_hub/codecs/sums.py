@@ -40,11 +40,11 @@ def row_sums(x: torch.Tensor) -> torch.Tensor:
     native = compiled() if is_compilable(x) else None
     if native:
         out = np.empty(len(x), np.float32)
-        native.row_sums(x.numpy(), _scratch(x.shape[1] // 2), out)
+        native.row_sums(x.numpy(), scratch(x.shape[1] // 2), out)
         return torch.from_numpy(out)
     if x.device.type == "cpu":  # the same additions; numpy's cost less each
         with np.errstate(over="ignore", invalid="ignore"):
-            return torch.from_numpy(_fold_columns(x.numpy()))
+            return torch.from_numpy(_fold_columns(x.numpy()))  # type: ignore[no-untyped-call]
     return _fold_columns(x)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -59,7 +59,7 @@ def _fold_columns(x):  # type: ignore[no-untyped-def]
     return x[:, 0]
 
 
-def _scratch(size: int) -> Array:
+def scratch(size: int) -> Array:
     """fp32 memory that this thread keeps: fresh pages cost more than the sums."""
     memory: Array | None = getattr(_kept, "memory", None)
     if memory is None or len(memory) < size:
@@ -70,27 +70,37 @@ def _scratch(size: int) -> Array:
 def magnitudes(x: torch.Tensor, squares: bool = True) -> tuple[Array, Array]:
     """(sum of |x|, sum of x²) of each row of fp32 or fp64 `x` `[r, c]`, fp64 `[r]` on the CPU.
 
-    Without `squares` the second is zeros. Rows too large or too small for
+    Without `squares` the second is empty. Rows too large or too small for
     squares in fp32 are summed in fp64.
     """
-    first, second = _moments(x, squares)
+    first, second = np.empty(len(x)), np.empty(len(x) * squares)
+    fill_moments(x, first, second)
+    sum_extremes(x, first, second)
+    return first, second
+
+
+def fill_moments(x: torch.Tensor, first: Array, second: Array) -> None:
+    """Fills `first` and, unless it is empty, `second` with both sums in the type of `x`."""
+    native = compiled() if is_compilable(x) and x.shape[1] else None
+    if native:
+        native.row_magnitudes(x.numpy(), scratch(x.shape[1] // 2), first, second)
+        return
+    first[:] = row_sums(x.abs()).cpu().numpy()
+    if len(second):
+        second[:] = row_sums(x * x).cpu().numpy()
+
+
+def sum_extremes(x: torch.Tensor, first: Array, second: Array) -> None:
+    """Replaces what `fill_moments` gave for rows whose squares may leave the range of fp32."""
     low, high = SMALLEST_MEAN * x.shape[1], LARGEST_SUM
     extreme = np.flatnonzero((first != 0) & ~((first >= low) & (first <= high)))
     if len(extreme):
         rows = x[torch.from_numpy(extreme).to(x.device)].double()
-        first[extreme], second[extreme] = _moments(rows, squares)
-    return first, second
-
-
-def _moments(x: torch.Tensor, squares: bool) -> tuple[Array, Array]:
-    native = compiled() if is_compilable(x) and x.shape[1] else None
-    if native:
-        first, second = np.empty(len(x), np.float32), np.empty(len(x) * squares, np.float32)
-        native.row_magnitudes(x.numpy(), _scratch(x.shape[1] // 2), first, second)
-        return first.astype(np.float64), second.astype(np.float64) if squares else np.zeros(len(x))
-    first = row_sums(x.abs()).double().cpu().numpy()
-    second = row_sums(x * x).double().cpu().numpy() if squares else np.zeros_like(first)
-    return first, second
+        exact = np.empty((2, len(extreme)))
+        fill_moments(rows, exact[0], exact[1])
+        first[extreme] = exact[0]
+        if len(second):
+            second[extreme] = exact[1]
 
 
 class ColumnSums:
@@ -154,10 +164,11 @@ def energies(x: torch.Tensor, rows: int) -> torch.Tensor:
 
     Each run is folded by halves as one flat vector, so the order depends on c and `rows` alone.
     """
-    runs = [x[start : start + rows].reshape(-1) for start in range(0, len(x), rows)]
     native = compiled() if is_compilable(x) and x.numel() else None
     if native:
-        scratch = _scratch(runs[0].numel() // 2)
-        sums = [native.energy(run.numpy(), scratch) for run in runs]
-        return torch.from_numpy(np.array(sums, np.float32))
+        run = min(rows, len(x)) * x.shape[1]
+        sums = np.empty(-(-len(x) // rows), np.float32)
+        native.energies(x.view(-1).numpy(), run, scratch(run // 2), sums)
+        return torch.from_numpy(sums)
+    runs = [x[start : start + rows].reshape(-1) for start in range(0, len(x), rows)]
     return torch.cat([x.new_zeros(0), *(row_sums(run.square()[None]) for run in runs)])

@@ -9,6 +9,8 @@ On the CPU numpy loops run, elsewhere the plain torch of `reference`, with the s
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -41,6 +43,11 @@ def unpack(packed: torch.Tensor, bits: int, start: int, stop: int) -> torch.Tens
     for i in start..stop, j: bit j of codes[..., i - start] = bit i·bits + j of run
     Of 8 bits the codes may share memory with `packed`.
     """
+    native = compiled() if _are_runs(packed) and bits < 8 and start == 0 else None
+    if native:
+        codes = np.empty((len(packed), stop), np.uint8)
+        native.unpack(packed.numpy(), bits, codes)
+        return torch.from_numpy(codes)
     if packed.device.type == "cpu":
         return torch.from_numpy(cpu.unpack(packed.numpy(), bits, start, stop))
     return reference.unpack(packed, bits, start, stop)
@@ -51,26 +58,67 @@ def pack_signs(x: torch.Tensor) -> torch.Tensor:
 
     bit j of run i = not x[i, j] < 0
     """
-    native = compiled() if is_compilable(x) else None
-    if native:
-        packed = np.empty((len(x), -(-x.shape[1] // 8)), np.uint8)
-        native.pack_signs(x.numpy(), packed)
-        return torch.from_numpy(packed)
     if x.device.type == "cpu":
         return torch.from_numpy(cpu.pack_signs(x.numpy()))
     return reference.pack_signs(x)
 
 
-def round_to_bf16(x: torch.Tensor) -> torch.Tensor:
-    """fp32(bf16(x)) of finite fp32 `x`, to nearest even; `x` may be overwritten.
+def add(left: torch.Tensor, values: torch.Tensor, out: torch.Tensor) -> None:
+    """Fills `out` from `left`, both of a float dtype, and fp32 `values`, all of one shape.
 
-    out[i] = fp32(bf16(x[i]))
+    out[i] = fp32(left[i]) + values[i], rounded to fp32 and then to the dtype of `out`
+    `out` may be `left` where that is fp32.
     """
-    native = compiled() if is_compilable(x) else None
+    native = compiled() if is_compilable(values) and _are_bits(left, out) else None
     if native:
-        native.round_bf16(x.view(-1).numpy())
-        return x
-    return x.bfloat16().float()
+        native.add(values.view(-1).numpy(), *_bits(left), *_bits(out))
+    elif out.dtype == torch.float32:
+        torch.add(left, values, out=out)
+    else:
+        out.copy_(torch.add(left, values))
+
+
+def add_signed(
+    left: torch.Tensor,
+    packed: torch.Tensor,
+    row: torch.Tensor,
+    col: torch.Tensor,
+    out: torch.Tensor,
+) -> None:
+    """Fills `out` `[r, c]` from `left` and what `signed` gives for the rest.
+
+    out[i, j] = fp32(left[i, j]) + signed[i, j], rounded to fp32 and then to the dtype of `out`
+    """
+    native = compiled() if packed.is_contiguous() and _are_bits(left, out) else None
+    if native:
+        parts = packed.numpy(), row.numpy(), col.numpy()
+        native.add_signed(out.shape[1], *parts, *_bits(left), *_bits(out))
+    else:
+        add(left, sign_values(packed, out.shape[1], row[:, None] * col), out)
+
+
+_NONE = np.empty(0, np.uint16), np.empty(0, np.float32)
+
+
+def _are_bits(*tensors: torch.Tensor) -> bool:
+    """Whether `_bits` takes them: contiguous bf16 or fp32 on the CPU, none of them empty."""
+    return all(
+        x.device.type == "cpu"
+        and x.dtype in (torch.bfloat16, torch.float32)
+        and x.is_contiguous()
+        and x.numel()
+        for x in tensors
+    )
+
+
+def _bits(
+    x: torch.Tensor,
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The flat memory of `x` as the compiled loops take it: bit patterns of bf16, or fp32."""
+    flat = x.view(-1)
+    if x.dtype == torch.float32:
+        return _NONE[0], flat.numpy()
+    return flat.view(torch.int16).numpy().view(np.uint16), _NONE[1]
 
 
 def is_compilable(x: torch.Tensor) -> bool:
@@ -78,11 +126,21 @@ def is_compilable(x: torch.Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous()
 
 
+def _are_runs(packed: torch.Tensor) -> bool:
+    """Whether the compiled loops take these runs."""
+    return packed.device.type == "cpu" and packed.dim() == 2 and packed.is_contiguous()
+
+
 def lookup(packed: torch.Tensor, bits: int, cols: int, table: torch.Tensor) -> torch.Tensor:
     """fp32 `[..., cols]`, the entry of fp32 `table` `[2^bits]` at each code; bits 1 to 8.
 
     out[..., j] = table[code j of run]
     """
+    native = compiled() if _are_runs(packed) and packed.numel() else None
+    if native:
+        out = torch.empty((len(packed), cols))
+        native.lookup(packed.numpy(), bits, table.contiguous().numpy(), out.numpy())
+        return out
     if packed.device.type == "cpu":
         return torch.from_numpy(cpu.lookup(packed.numpy(), bits, cols, table.numpy()))
     return reference.lookup(packed, bits, cols, table)
@@ -125,9 +183,10 @@ def signed(
 
     out[i, j] = row[i] · col[j] if bit j of packed run i else -(row[i] · col[j])
     """
-    native = compiled() if is_compilable(out) and packed.is_contiguous() else None
+    native = compiled() if is_compilable(out) and packed.is_contiguous() and out.numel() else None
     if native:
-        native.signed(packed.numpy(), row.numpy(), col.numpy(), out.numpy())
+        parts = packed.numpy(), row.numpy(), col.numpy()
+        native.add_signed(out.shape[1], *parts, *_NONE, *_bits(out))
         return out
     return out.copy_(sign_values(packed, out.shape[1], row[:, None] * col))
 

@@ -104,7 +104,6 @@ def test_sums(kind: str, cols: int) -> None:
 def test_signs(kind: str, cols: int) -> None:
     x = block(5, cols, kind)
     check(lambda: ops.pack_signs(x))
-    check(lambda: ops.round_to_bf16(x.clamp(-3e38, 3e38)))
     packed = ops.pack_signs(block(5, cols))
     for row in (x[:, 0].clone(), x[:1, 0].clone()):
         for col in (x[0].clone(), x[0, :1].clone()):
@@ -122,7 +121,7 @@ def test_differences(kind: str, cols: int) -> None:
 
     check(difference)
     for rows in (1, 3, 4):
-        check(lambda rows=rows: source.gap_energies(left, right, "BF16", rows, CPU))
+        check(lambda rows=rows: source.compare(left, right, "BF16", rows, CPU))
 
 
 def test_memory_that_is_neither_aligned_nor_writable() -> None:

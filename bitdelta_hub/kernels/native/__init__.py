@@ -1,0 +1,42 @@
+"""Loops compiled by numba, where it is installed: one pass and one call where numpy needs many.
+
+Threads that work side by side lose more time to handing over the interpreter's lock, once per call,
+and to fresh memory than to arithmetic: each loop here runs without the lock, on memory that it is
+given. The order of every sum is that of `codecs.sums`, and nothing is compiled with fast-math: the
+bits are the same with and without numba.
+"""
+
+from bitdelta_hub.kernels.native.codes import (
+    count_keys,
+    int_values,
+    lookup,
+    pack_cells,
+    unpack,
+)
+from bitdelta_hub.kernels.native.floats import (
+    add,
+    bf16_difference,
+    bf16_gaps,
+    energies,
+    row_magnitudes,
+    row_sums,
+)
+from bitdelta_hub.kernels.native.signs import add_signed, encode_signs
+from bitdelta_hub.kernels.native.uniform import encode_int
+
+__all__ = [
+    "add",
+    "add_signed",
+    "bf16_difference",
+    "bf16_gaps",
+    "count_keys",
+    "encode_int",
+    "encode_signs",
+    "energies",
+    "int_values",
+    "lookup",
+    "pack_cells",
+    "row_magnitudes",
+    "row_sums",
+    "unpack",
+]
