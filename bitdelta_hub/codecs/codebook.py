@@ -12,9 +12,16 @@ import torch
 from bitdelta_hub.codecs.base import Allocate, Array, Decode, Params, Part, Parts, Source, View
 from bitdelta_hub.codecs.content import check_finite, check_padding
 from bitdelta_hub.codecs.half import HIGHEST, LOWEST, from_half, to_half
-from bitdelta_hub.codecs.levels import KEYS, Cells, count, keys_of, lloyd_max, magnitude_blocks
+from bitdelta_hub.codecs.levels import (
+    KEYS,
+    Cells,
+    add_counts,
+    lloyd_max,
+    magnitude_blocks,
+    pack_cells,
+)
 from bitdelta_hub.codecs.params import integer, only_keys
-from bitdelta_hub.kernels.ops import lookup, pack, take, to_tensor
+from bitdelta_hub.kernels.ops import lookup, to_tensor
 
 MOST_ROWS = 2**20
 
@@ -102,11 +109,9 @@ class CodebookEncoder:
         arrays = allocate(codec)
         cells = self._fit_tables(codec, source)
         for start, x in source.diff():
-            keys = keys_of(x)
             for table, first, last in codec.spans(source.view, start, start + len(x)):
-                cell_of = to_tensor(cells[table].table(), x.device)
-                codes = take(cell_of, keys[first - start : last - start])
-                arrays["index"][first:last] = pack(codes, self.bits).cpu().numpy()
+                rows, packed = x[first - start : last - start], arrays["index"][first:last]
+                pack_cells(rows, cells[table].table(), self.bits, packed)
         levels = np.zeros(arrays["levels"].shape)
         for table, fitted in cells.items():
             levels[table, : len(fitted.levels)] = fitted.levels
@@ -122,7 +127,7 @@ class CodebookEncoder:
                 if table != current:
                     cells[current] = self._fit(counts)
                     counts, current = np.zeros(KEYS, np.int64), table
-                counts += count(x[first - start : last - start])
+                add_counts(x[first - start : last - start], counts)
         if source.view.numel:
             cells[current] = self._fit(counts)
         return cells

@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 
-from bitdelta_hub.codecs.base import Allocate, Decode, Params, Part, Parts, Source, View
+from bitdelta_hub.codecs.base import Allocate, Array, Decode, Params, Part, Parts, Source, View
 from bitdelta_hub.codecs.content import check_finite, check_padding
 from bitdelta_hub.codecs.half import HIGHEST, LOWEST, from_half, to_half
 from bitdelta_hub.codecs.params import boolean, choice, integer, only_keys
-from bitdelta_hub.codecs.uniform import Uniform, quantise
-from bitdelta_hub.kernels.ops import odd_numbers, pack, to_tensor
+from bitdelta_hub.codecs.uniform import quantise, search_constants
+from bitdelta_hub.kernels import compiled
+from bitdelta_hub.kernels.ops import is_compilable, odd_numbers, pack, to_tensor
 
 WIDTHS = (2, 3, 4, 8)
 LARGEST_GROUP = 2**20
@@ -64,19 +65,36 @@ class Int:
         check_padding(code, view.cols * self.bits, f"{at}.code")
         check_finite(parts["scale"], f"{at}.scale")
         scale = to_tensor(from_half(parts["scale"], self.exponent), device)
-        zero = to_tensor(parts["zero"], device).float() if self.zeros else None
+        zero = torch.empty((view.total_rows, 0), device=device)
+        if self.zeros:
+            zero = to_tensor(parts["zero"], device).float()
+        buffer = torch.empty((0, view.cols), device=device)
 
         def decode(start: int, stop: int) -> torch.Tensor:
+            nonlocal buffer
             packed = to_tensor(code[start:stop], device)
-            values = odd_numbers(packed, self.bits, view.cols)
-            for columns, groups in self.spans(view.cols):
-                grouped = _by_group(values[:, columns], groups)
-                if zero is not None:
-                    grouped += zero[start:stop, groups, None]
-                grouped *= scale[start:stop, groups, None]
-            return values
+            native = compiled() if is_compilable(buffer) and view.numel else None
+            if not native:
+                return self._values(packed, scale[start:stop], zero[start:stop], view.cols)
+            if len(buffer) < stop - start:
+                buffer = torch.empty((stop - start, view.cols))
+            out, group = buffer[: stop - start], self.group or view.cols
+            scales = scale[start:stop].numpy(), zero[start:stop].numpy()
+            native.int_values(packed.numpy(), self.bits, group, *scales, out.numpy())
+            return out
 
         return decode
+
+    def _values(
+        self, packed: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, cols: int
+    ) -> torch.Tensor:
+        values = odd_numbers(packed, self.bits, cols)
+        for columns, groups in self.spans(cols):
+            grouped = _by_group(values[:, columns], groups)
+            if self.zeros:
+                grouped += zero[:, groups, None]
+            grouped *= scale[:, groups, None]
+        return values
 
     def spans(self, cols: int) -> Iterator[tuple[slice, slice]]:
         """(columns, groups) of the groups of full width, then of the narrower last one."""
@@ -110,16 +128,10 @@ class IntEncoder:
         codec = self._codec
         arrays = allocate(codec)
         scale = np.zeros(arrays["scale"].shape)
+        zero = arrays["zero"] if self.zeros else np.empty((len(scale), 0), np.int8)
         for start, x in source.diff():
-            stop = start + len(x)
-            codes = torch.empty(x.shape, dtype=torch.uint8, device=x.device)
-            for columns, groups in codec.spans(source.view.cols):
-                part = self._quantise(x[:, columns], groups)
-                codes[:, columns] = part.codes.view(len(x), -1)
-                scale[start:stop, groups] = part.scale.reshape(len(x), -1)
-                if self.zeros:
-                    arrays["zero"][start:stop, groups] = part.zero.reshape(len(x), -1)
-            arrays["code"][start:stop] = pack(codes, self.bits).cpu().numpy()
+            rows = slice(start, start + len(x))
+            self._encode(x, arrays["code"][rows], scale[rows], zero[rows])
         arrays["scale"][:], exponent = to_half(scale)
         return replace(codec, exponent=exponent)
 
@@ -127,9 +139,24 @@ class IntEncoder:
     def _codec(self) -> Int:
         return Int(self.bits, self.group, zeros=self.zeros)
 
-    def _quantise(self, x: torch.Tensor, groups: slice) -> Uniform:
-        rows = _by_group(x, groups).flatten(0, 1)
-        return quantise(rows, self.bits, self.zeros, self.clip == "mse")
+    def _encode(self, x: torch.Tensor, code: Array, scale: Array, zero: Array) -> None:
+        """Fills the rows of all three that belong to `x`."""
+        search, cols = self.clip == "mse", x.shape[1]
+        native = compiled() if is_compilable(x) else None
+        if native:
+            group = min(self.group, cols) or cols
+            how = self.bits, group, self.zeros, search, *search_constants(self.bits)
+            native.encode_int(x.numpy(), *how, code, scale, zero)
+            return
+        codes = torch.empty(x.shape, dtype=torch.uint8, device=x.device)
+        for columns, groups in self._codec.spans(cols):
+            rows = _by_group(x[:, columns], groups).flatten(0, 1)
+            part = quantise(rows, self.bits, self.zeros, search)
+            codes[:, columns] = part.codes.view(len(x), -1)
+            scale[:, groups] = part.scale.reshape(len(x), -1)
+            if self.zeros:
+                zero[:, groups] = part.zero.reshape(len(x), -1)
+        code[:] = pack(codes, self.bits).cpu().numpy()
 
 
 def _by_group(x: torch.Tensor, groups: slice) -> torch.Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from bitdelta_hub.codecs.base import Array
-from bitdelta_hub.kernels import ops
+from bitdelta_hub.kernels import compiled, ops
 
 KEYS = 1 << 16
 LARGEST = float(torch.finfo(torch.bfloat16).max)
@@ -38,9 +38,24 @@ def keys_of(x: torch.Tensor) -> torch.Tensor:
     return rounded.view(torch.int16).to(torch.int32).bitwise_and_(KEYS - 1)
 
 
-def count(x: torch.Tensor) -> Array:
-    """int64 `[65536]`, how many of `x` have each key."""
-    return ops.count(keys_of(x), KEYS).cpu().numpy()
+def add_counts(x: torch.Tensor, counts: Array) -> None:
+    """Adds to int64 `counts` `[65536]` how many of finite fp32 `x` have each key."""
+    native = compiled() if ops.is_compilable(x) else None
+    if native:
+        native.count_keys(x.view(-1).numpy(), counts)
+    else:
+        counts += ops.count(keys_of(x), KEYS).cpu().numpy()
+
+
+def pack_cells(x: torch.Tensor, cells: Array, bits: int, packed: Array) -> None:
+    """Fills runs `packed` with the codes that uint8 `cells` `[65536]` has for the keys of finite
+    fp32 `x` `[r, c]`."""
+    native = compiled() if ops.is_compilable(x) else None
+    if native:
+        native.pack_cells(x.numpy(), cells, bits, packed)
+    else:
+        codes = ops.take(ops.to_tensor(cells, x.device), keys_of(x))
+        packed[:] = ops.pack(codes, bits).cpu().numpy()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Odd integers times a scale a row: the scale of least squared error, and the codes.
 
-Everything is element-wise or summed in fixed order, so the same rows give the same bits anywhere.
+Everything is element-wise or summed in fixed order, so the same rows give the same bits anywhere;
+`kernels.native.uniform` is the same, operation by operation.
 """
 
 from __future__ import annotations
@@ -59,6 +60,13 @@ def quantise(x: torch.Tensor, bits: int, zeros: bool = False, search: bool = Tru
     return Uniform(codes, scale[:, 0], zero[:, 0].to(torch.int8).cpu().numpy())
 
 
+def search_constants(bits: int) -> tuple[float, Array, Array]:
+    """What the compiled form of `quantise` is told: the start of the search over the standard
+    deviation, its steps, and (least scale, largest zero, largest factor)."""
+    limits = np.array([SMALLEST, LARGEST_ZERO, LARGEST_FACTOR], np.float32)
+    return GAUSSIAN[bits], np.array(STEPS, np.float32), limits
+
+
 def _centre(y: torch.Tensor, search: bool) -> torch.Tensor:
     if search:
         return torch.div(row_sums(y)[:, None], y.shape[1])
@@ -71,10 +79,10 @@ def _cover(y: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def _search(y: torch.Tensor, bits: int, cover: torch.Tensor) -> torch.Tensor:
-    deviation = (row_sums(y * y)[:, None] / y.shape[1]).sqrt()
+    deviation = _root(row_sums(y * y)[:, None] / y.shape[1])
     scale, error = cover, _error(y, cover, bits)
     gaussian = deviation * GAUSSIAN[bits]
-    for trial in (gaussian, (gaussian * cover).sqrt()):
+    for trial in (gaussian, _root(gaussian * cover)):
         scale, error = _better(y, bits, cover, trial, scale, error)
     for step in STEPS:
         middle = scale
@@ -83,6 +91,11 @@ def _search(y: torch.Tensor, bits: int, cover: torch.Tensor) -> torch.Tensor:
     q = _number(y, scale, bits).mul_(2).add_(1)
     refit = row_sums(y * q)[:, None] / row_sums(q * q)[:, None]
     return _better(y, bits, cover, refit, scale, error)[0]
+
+
+def _root(x: torch.Tensor) -> torch.Tensor:
+    """The fp32 square root, rounded rightly: torch's own may be a step off on the CPU."""
+    return x.double().sqrt().float()
 
 
 def _better(

@@ -11,7 +11,7 @@ from bitdelta_hub.codecs.levels import (
     ORDER,
     VALUES,
     Cells,
-    count,
+    add_counts,
     keys_of,
     lloyd_max,
     magnitude_blocks,
@@ -20,6 +20,12 @@ from bitdelta_hub.codecs.levels import (
 
 def sample() -> torch.Tensor:
     return torch.randn(50_000, generator=torch.Generator().manual_seed(3)).bfloat16().float()
+
+
+def count(x: torch.Tensor) -> np.ndarray:
+    counts = np.zeros(KEYS, np.int64)
+    add_counts(x, counts)
+    return counts
 
 
 def cells_of(x: torch.Tensor, cells: Cells) -> np.ndarray:

@@ -15,7 +15,11 @@ import torch
 
 from bitdelta_hub import source
 from bitdelta_hub.codecs import sums
+from bitdelta_hub.codecs.base import Encoder
+from bitdelta_hub.codecs.codebook import CodebookEncoder
+from bitdelta_hub.codecs.int import IntEncoder
 from bitdelta_hub.kernels import compiled, ops
+from tests.codecs import contract
 
 pytest.importorskip("numba", reason="the extra `cpu` is not installed")
 
@@ -122,6 +126,81 @@ def test_differences(kind: str, cols: int) -> None:
     check(difference)
     for rows in (1, 3, 4):
         check(lambda rows=rows: source.compare(left, right, "BF16", rows, CPU))
+
+
+@every_width
+@every_block
+@pytest.mark.parametrize("dtypes", [("bfloat16", "bfloat16"), ("bfloat16", "float32")])
+def test_adding(kind: str, cols: int, dtypes: tuple[str, str]) -> None:
+    left = block(4, cols, kind).clamp(-3e38, 3e38).to(getattr(torch, dtypes[0]))
+    dtype = getattr(torch, dtypes[1])
+    values, packed = block(4, cols, "scales"), ops.pack_signs(block(4, cols))
+    row, col = block(4, 1, kind).view(4), block(1, cols, "normal").view(cols)
+
+    def added() -> torch.Tensor:
+        out = torch.empty((4, cols), dtype=dtype)
+        ops.add(left, values, out)
+        return out
+
+    def signed(row: torch.Tensor, col: torch.Tensor) -> torch.Tensor:
+        out = torch.empty((4, cols), dtype=dtype)
+        ops.add_signed(left, packed, row, col, out)
+        return out
+
+    check(added)
+    for rows in (row, row[:1]):
+        for columns in (col, col[:1]):
+            check(lambda rows=rows, columns=columns: signed(rows, columns))
+    total = left.float()
+    ops.add_signed(total, packed, row, col, total)
+    assert torch.equal(total, left.float() + ops.sign_values(packed, cols, row[:, None] * col))
+
+
+def test_products_and_sums_are_rounded_apart() -> None:
+    """1 + 2^-12 squared is 1 + 2^-11 in fp32; less 1, a fused multiply-add has 2^-24 more."""
+    edge, one = 1 + 2.0**-12, torch.ones(3, 40)
+    out, packed = torch.empty(3, 40), torch.full((3, 5), 0xFF, dtype=torch.uint8)
+    ops.add_signed(-one, packed, torch.full((3,), edge), torch.full((40,), edge), out)
+    assert set(out.flatten().tolist()) == {2.0**-11}
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("cols", [*WIDTHS, 21, 40])
+def test_codes(bits: int, cols: int) -> None:
+    codes = torch.randint(0, 2**bits, (3, cols)).to(torch.uint8)
+    packed, table = ops.pack(codes, bits), torch.randn(2**bits)
+    check(lambda: ops.unpack(packed, bits, 0, cols))
+    check(lambda: ops.unpack(packed, bits, 0, cols // 2))
+    check(lambda: ops.lookup(packed, bits, cols, table))
+
+
+def encoded(encoder: Encoder, x: torch.Tensor) -> tuple[object, ...]:
+    """What is stored, and what it decodes to."""
+    source = contract.source_of(x)
+    codec, parts = contract.encode(encoder, source)
+    return codec, *parts.values(), contract.decode(codec, parts, source.view)
+
+
+@every_width
+@every_block
+def test_integers(kind: str, cols: int) -> None:
+    x = block(6, cols, kind)
+    x[2] = 0
+    for bits in (2, 3, 4, 8):
+        for group in (0, 1, 7, 16):
+            for zeros in (False, True):
+                for clip in ("mse", "max"):
+                    encoder = IntEncoder(bits, group, zeros, clip)
+                    check(lambda encoder=encoder: encoded(encoder, x))
+
+
+@every_width
+@every_block
+def test_codebooks(kind: str, cols: int) -> None:
+    x = block(6, cols, kind)
+    for bits in (1, 3, 4, 8):
+        for rows in (0, 4):
+            check(lambda bits=bits, rows=rows: encoded(CodebookEncoder(bits, rows=rows), x))
 
 
 def test_memory_that_is_neither_aligned_nor_writable() -> None:
