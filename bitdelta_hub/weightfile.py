@@ -101,6 +101,12 @@ class SafetensorsFile:
             for name, entry in header.entries.items()
         }
         self._map = _map(path)
+        if len(self._map) < header.size:  # shortened since its header was read
+            raise StorageError(
+                f"{path}: shortened while it was opened "
+                f"(expected {header.size} bytes, found {len(self._map)})",
+                fix="wait until nothing writes to it any more, then run again",
+            )
 
     def read(self, tensor: str, start: int, stop: int) -> Array:
         if start == stop:
