@@ -207,7 +207,8 @@ class _Planner:
     def _group(self, name: str, view: View) -> str:
         modules = name.split(".")
         leaf = modules[-2] if len(modules) > 1 else name
-        if view.dtype not in FLOATS or len(view.shape) < 2:
+        # Two dimensions are a matrix, three a batch of them (experts), four a convolution.
+        if view.dtype not in FLOATS or not 2 <= len(view.shape) <= 3:
             return "other"
         if len(view.shape) == 2 and (
             leaf in EMBEDDING_NAMES or (self.vocabulary and abs(view.rows - self.vocabulary) < 256)
