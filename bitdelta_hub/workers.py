@@ -14,6 +14,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from bitdelta_hub.errors import UsageError
+from bitdelta_hub.kernels import preload
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -127,6 +128,8 @@ def workers(
     device: torch.device, progress: Progress | None = None, count: int | None = None
 ) -> Iterator[Workers]:
     """Workers for `device`: one a core, with torch and BLAS single-threaded meanwhile."""
+    if device.type == "cpu":
+        preload()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -258,3 +258,21 @@ def test_whole_deltas_are_the_same_without_numba(tmp_path: Path) -> None:
         )
     assert contents[0] == contents[1]
     assert len(contents[0]) >= 21
+
+
+NO_CACHE = """
+import numba.core.caching, torch
+numba.core.caching.CacheImpl._locator_classes = []
+from bitdelta_hub.kernels import compiled, ops, preload
+preload()
+out = torch.empty(2, 2)
+ops.add(torch.ones(2, 2), torch.ones(2, 2), out)
+assert compiled() and (out == 2).all()
+"""
+
+
+def test_without_a_folder_for_the_cache_loops_are_compiled_quietly() -> None:
+    command = [sys.executable, "-W", "error", "-c", NO_CACHE]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, check=True, cwd=root, capture_output=True, text=True)
+    assert done.stdout == done.stderr == ""

@@ -21,6 +21,7 @@ from bitdelta_hub.kernels.native.floats import (
     row_magnitudes,
     row_sums,
 )
+from bitdelta_hub.kernels.native.jit import start
 from bitdelta_hub.kernels.native.signs import add_signed, encode_signs
 from bitdelta_hub.kernels.native.uniform import encode_int
 
@@ -38,5 +39,6 @@ __all__ = [
     "pack_cells",
     "row_magnitudes",
     "row_sums",
+    "start",
     "unpack",
 ]

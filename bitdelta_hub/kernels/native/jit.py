@@ -57,7 +57,7 @@ def _compile(function: Loop, signature: Any) -> Loop:
     compiled: Loop
     try:
         compiled = njit(signature, **OPTIONS, cache=True)(function)
-    except RuntimeError:  # no folder for the cache
+    except (RuntimeError, OSError):  # no folder for the cache, or no room in it
         compiled = njit(signature, **OPTIONS)(function)
     return compiled
 
@@ -66,3 +66,8 @@ def inline(function: Loop) -> Loop:
     """A piece of the loops that call it; never called from Python."""
     inlined: Loop = njit(**OPTIONS)(function)
     return inlined
+
+
+@loop(NOTHING)
+def start() -> None:  # pragma: no cover
+    """Does nothing; the first loop of a process is the one that has to wait for the compiler."""
