@@ -22,7 +22,7 @@ from typing import ClassVar
 
 
 class BitDeltaError(Exception):
-    """Root of the tree: `code` is stable, `fix` says what to do next, `exit_status` is the CLI's."""
+    """Root of the tree: `code` is stable, `fix` the next thing to do, `exit_status` the CLI's."""
 
     code: str = "BDH000"
     name: ClassVar[str] = "error"
