@@ -103,10 +103,12 @@ def test_rules_named_in_code_exist() -> None:
 
 
 def mirrors(path: Path) -> bool:
-    """Whether `test_NAME.py` or `test_NAME_topic.py` stands where NAME.py does in the package."""
+    """Whether `test_NAME.py` or `test_NAME_topic.py` stands where the file or folder NAME does in
+    the package."""
     folder = PACKAGE / path.parent.relative_to(Path(__file__).parent)
     words = path.stem.split("_")[1:]
-    return any((folder / f"{'_'.join(words[:n])}.py").is_file() for n in range(1, len(words) + 1))
+    names = ["_".join(words[:n]) for n in range(1, len(words) + 1)]
+    return any((folder / f"{name}.py").is_file() or (folder / name).is_dir() for name in names)
 
 
 def test_tests_mirror_the_package() -> None:

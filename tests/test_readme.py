@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bitdelta_hub.demo.run import RECIPES
 from bitdelta_hub.recipes import recipe_names
 from tests.models import checkpoints, rewrite
 
@@ -39,14 +40,16 @@ def steps() -> list[tuple[str, str, str]]:
 
 def skeleton(output: str) -> list[str]:
     """The lines of `output` without what is another model's or another machine's: numbers with
-    their units, digests and tensor names become `#`, many spaces one."""
+    their units, digests and tensor names become `#`, the rows of codecs and parts one row."""
     for varying in (
         r"blake3:[0-9a-f]{64}",
         r"model\.layers\.[\w.]+",
         r"\d[\d.]*( bytes| ?[kMG]?B(/s)?| s|x|%)?(?!\w)",
     ):
         output = re.sub(varying, "#", output)
-    return [" ".join(line.split()) for line in output.strip().splitlines()]
+    lines = [" ".join(line.split()) for line in output.strip().splitlines()]
+    lines = [re.sub(r"^\w+ \w+ # #$", "codec part # #", line) for line in lines]
+    return [line for line, before in zip(lines, ["", *lines], strict=False) if line != before]
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +100,12 @@ def test_the_table_of_recipes_is_the_library_s() -> None:
     rows = "".join(f"| `{name}` | {summary} |\n" for name, summary in recipe_names())
     table = f"| recipe | what a delta holds |\n|---|---|\n{rows}\n"
     assert table in README, f"the table of recipes should read:\n{table}"
+
+
+def test_the_demo_s_table_names_its_recipes() -> None:
+    (table,) = [content for language, content in blocks(README) if language == "text"]
+    models = [line.split()[0] for line in table.splitlines()]
+    assert models == ["MODEL", "base", "tuned", *RECIPES]
 
 
 def test_links_lead_to_files() -> None:
