@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,8 @@ import zstandard
 
 from bitdelta_hub.codecs.base import Array
 from bitdelta_hub.errors import CodecError
+
+_kept = threading.local()
 
 MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -51,12 +54,20 @@ def read_frame(frame: Array, size: int, at: str) -> Array:
             found = stated.content_size
             known = "no size" if found == zstandard.CONTENTSIZE_UNKNOWN else f"{found} bytes"
             raise _refused(f"another size stated (expected {size} bytes, found {known})", at)
-        out = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+        out = _decompressor().decompress(data, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise _refused("damaged Zstandard frame", at) from error
     if len(out) != size:
         raise _refused(f"another size (expected {size} bytes, found {len(out)})", at)
     return np.frombuffer(out, np.uint8)
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """This thread's own."""
+    kept: zstandard.ZstdDecompressor | None = getattr(_kept, "decompressor", None)
+    if kept is None:
+        kept = _kept.decompressor = zstandard.ZstdDecompressor()
+    return kept
 
 
 def _refused(fact: str, at: str) -> CodecError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -26,35 +25,25 @@ class Split(NamedTuple):
     direct: int
     anchor: int
 
-    def shifts(self, max_shift: int) -> Array:
-        """Low bits set apart in each context, never more than in the one before."""
-        shifts = np.clip(self.anchor - np.arange(CONTEXTS), 0, max_shift)
-        shifts[: self.direct] = max_shift
-        return shifts
+    def contexts_above(self, bit: int) -> int:
+        """How many contexts, the first ones, set more than `bit` < `max_shift` bits apart."""
+        return min(CONTEXTS, max(self.direct, self.anchor - bit))
 
 
-@dataclass(frozen=True, slots=True)
-class Arrangement:
-    """The elements of a chunk sorted by context; `ends[c]` elements have a context up to `c`."""
+def below(ends: Array, context: int) -> int:
+    """How many elements have a smaller context, where `ends[c]` have one up to `c`."""
+    return int(ends[context - 1]) if context else 0
 
-    order: Array
-    ends: Array
 
-    @classmethod
-    def of(cls, contexts: Array) -> Arrangement:
-        """The stable order of `contexts`, uint8."""
-        order = np.argsort(contexts, kind="stable")
-        ends = np.searchsorted(contexts[order], np.arange(CONTEXTS), side="right")
-        return cls(order, ends)
+def deeper_than(ends: Array, split: Split, max_shift: int) -> list[int]:
+    """How many elements set more than 0, 1, ..., `max_shift` - 1 bits apart: the first ones."""
+    return [below(ends, split.contexts_above(bit)) for bit in range(max_shift)]
 
-    def below(self, context: int) -> int:
-        """How many elements have a smaller context than `context`."""
-        return int(self.ends[context - 1]) if context else 0
 
-    def deeper(self, split: Split, max_shift: int) -> list[int]:
-        """How many elements set more than 0, 1, ..., `max_shift` - 1 bits apart: the first ones."""
-        shifts = split.shifts(max_shift)
-        return [self.below(int(np.count_nonzero(shifts > bit))) for bit in range(max_shift)]
+def arrange(contexts: Array) -> tuple[Array, Array]:
+    """(stable order of `contexts`, uint8; for each context how many have one up to it)."""
+    order = np.argsort(contexts, kind="stable")
+    return order, np.searchsorted(contexts[order], np.arange(CONTEXTS), side="right")
 
 
 def _runs(deeper: list[int], n: int) -> Iterator[tuple[int, slice]]:
@@ -71,6 +60,30 @@ class Planes(NamedTuple):
     symbols: Array  # int8 [n], in the order of the arrangement
     low: Array  # uint8, bit planes from bit 0 up, each padded to whole bytes
     escapes: Array  # uint8, byte planes from byte 0 up, of the numbers without a symbol
+
+
+class SortedChunk:
+    """The elements of a chunk sorted by context; `ends[c]` have a context up to `c`."""
+
+    def __init__(self, ordered: Ordered, base: Array, tuned: Array) -> None:
+        self._ordered = ordered
+        self._contexts = ordered.contexts(base)
+        self._order, self.ends = arrange(self._contexts)
+        self._values = ordered.fold(base, tuned)
+        self._distances = (self._values - ordered.origin(base))[self._order]
+
+    def choose_split(self, step: int) -> Split:
+        """A good split, from every `step`-th element."""
+        sample = slice(None, None, step)
+        contexts = self._contexts[self._order[sample]]
+        return choose_split(self._ordered, contexts, self._distances[sample])
+
+    def planes(self, split: Split) -> Planes:
+        """What the chunk is stored as."""
+        numbers = self._distances.copy()
+        direct = self._order[: below(self.ends, split.direct)]
+        numbers[: len(direct)] = self._values[direct]
+        return split_numbers(numbers, deeper_than(self.ends, split, self._ordered.max_shift))
 
 
 def split_numbers(numbers: Array, deeper: list[int]) -> Planes:

@@ -7,6 +7,7 @@ chunk are sorted by base's exponent, which puts numbers of one distribution side
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,15 +31,17 @@ from bitdelta_hub.codecs.params import integer, only_keys
 from bitdelta_hub.codecs.stepcode import (
     ESCAPE,
     MAX_ANCHOR,
-    Arrangement,
     Planes,
+    SortedChunk,
     Split,
-    choose_split,
+    arrange,
+    below,
+    deeper_than,
     dirty_plane,
     join_numbers,
     low_bytes,
-    split_numbers,
 )
+from bitdelta_hub.codecs.steploops import Loops
 from bitdelta_hub.errors import CodecError
 
 MAX_BYTES = 2**53
@@ -90,7 +93,8 @@ class Steps:
                 rows = bits[row - start : row - start + step]
                 base = rows.reshape(-1)
                 tuned = _decode(base, chunks[index], ordered, f"{at}.data: chunk {index}")
-                rows[...] = tuned.reshape(rows.shape)
+                if not np.may_share_memory(tuned, rows):
+                    rows[...] = tuned.reshape(rows.shape)
 
         return overwrite
 
@@ -171,29 +175,20 @@ def _encode(
     base: Array, tuned: Array, ordered: Ordered, writer: FrameWriter, *, search: bool
 ) -> tuple[Split, list[bytes]]:
     """The split and the three frames of one chunk."""
-    contexts = ordered.contexts(base)
-    arranged = Arrangement.of(contexts)
-    values = ordered.fold(base, tuned)
-    distances = (values - ordered.origin(base))[arranged.order]
-    sample = slice(None, None, -(-len(base) // SAMPLE))
-    split = choose_split(ordered, contexts[arranged.order[sample]], distances[sample])
-
-    def planes_of(split: Split) -> tuple[Planes, list[Array]]:
-        numbers = distances.copy() if search else distances
-        direct = arranged.order[: arranged.below(split.direct)]
-        numbers[: len(direct)] = values[direct]
-        planes = split_numbers(numbers, arranged.deeper(split, ordered.max_shift))
-        return planes, _pieces(planes.symbols, arranged)
+    loops = Loops.of(ordered, len(base))
+    chunk = loops.sort(base, tuned) if loops else SortedChunk(ordered, base, tuned)
+    split = chunk.choose_split(-(-len(base) // SAMPLE))
 
     def size_of(split: Split) -> int:
-        planes, pieces = planes_of(split)
+        planes = chunk.planes(split)
+        pieces = _pieces(planes.symbols, chunk.ends)
         return sum(len(writer.quick(p)) for p in (pieces, [planes.low], [planes.escapes]))
 
     if search:
         split = min(_around(split, ordered), key=size_of)
-    planes, pieces = planes_of(split)
+    planes = chunk.planes(split)
     quick = (writer.quick([plane]) for plane in (planes.low, planes.escapes))
-    return split, [writer.best(pieces), *quick]
+    return split, [writer.best(_pieces(planes.symbols, chunk.ends)), *quick]
 
 
 def _around(split: Split, ordered: Ordered) -> list[Split]:
@@ -205,13 +200,16 @@ def _around(split: Split, ordered: Ordered) -> list[Split]:
     ]
 
 
-def _pieces(symbols: Array, arranged: Arrangement) -> list[Array]:
+def _pieces(symbols: Array, ends: Array) -> list[Array]:
     """`symbols`, as bytes, cut between contexts wherever both sides are long enough."""
     octets = symbols.view(np.uint8)
+    borders = ends.tolist()
     cuts = [0]
-    for end in np.unique(arranged.ends).tolist():
-        if end - cuts[-1] >= PIECE and len(octets) - end >= PIECE:
-            cuts.append(end)
+    while cuts[-1] + 2 * PIECE <= len(octets):
+        end = borders[bisect_left(borders, cuts[-1] + PIECE)]
+        if end + PIECE > len(octets):
+            break
+        cuts.append(end)
     return [octets[start:stop] for start, stop in pairwise([*cuts, len(octets)])]
 
 
@@ -248,9 +246,13 @@ def _read_heads(parts: Parts, nbytes: int, ordered: Ordered, at: str) -> list[_S
 
 
 def _decode(base: Array, chunk: _Stored, ordered: Ordered, at: str) -> Array:
-    """The tuned bit patterns of one chunk, in an array of their own."""
-    arranged = Arrangement.of(ordered.contexts(base))
-    deeper = arranged.deeper(chunk.split, ordered.max_shift)
+    """The tuned bit patterns of one chunk, in an array of their own or in `base`."""
+    loops = Loops.of(ordered, len(base))
+    if loops:
+        ends = loops.count(base)
+    else:
+        order, ends = arrange(ordered.contexts(base))
+    deeper = deeper_than(ends, chunk.split, ordered.max_shift)
     symbols = read_frame(chunk.symbols, len(base), f"{at}, symbols").view(np.int8)
     low = read_frame(chunk.low, low_bytes(deeper), f"{at}, low")
     dirty = dirty_plane(low, deeper)
@@ -258,9 +260,12 @@ def _decode(base: Array, chunk: _Stored, ordered: Ordered, at: str) -> Array:
         raise CodecError(f"padding bits are not zero in plane {dirty}", rule="R25", at=f"{at}, low")
     far = int(np.count_nonzero(symbols == ESCAPE))
     escapes = read_frame(chunk.escapes, far * ordered.width // 8, f"{at}, escapes")
-    numbers = join_numbers(Planes(symbols, low, escapes), deeper, ordered.width)
-    direct = arranged.below(chunk.split.direct)
-    numbers[direct:] += ordered.origin(base)[arranged.order[direct:]]
+    planes = Planes(symbols, low, escapes)
+    if loops:
+        return loops.join(planes, chunk.split, deeper, base)
+    numbers = join_numbers(planes, deeper, ordered.width)
+    direct = below(ends, chunk.split.direct)
+    numbers[direct:] += ordered.origin(base)[order[direct:]]
     values = np.empty_like(numbers)
-    values[arranged.order] = numbers
+    values[order] = numbers
     return ordered.unfold(base, values)

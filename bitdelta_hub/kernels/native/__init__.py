@@ -23,6 +23,24 @@ from bitdelta_hub.kernels.native.floats import (
 )
 from bitdelta_hub.kernels.native.jit import start
 from bitdelta_hub.kernels.native.signs import add_signed, encode_signs
+from bitdelta_hub.kernels.native.steps import (
+    choose_16,
+    choose_32,
+    count_16,
+    count_32,
+    gather_escapes_16,
+    gather_escapes_32,
+    join_16,
+    join_32,
+    pack_planes,
+    sort_16,
+    sort_32,
+    split_16,
+    split_32,
+    unpack_planes,
+    unsort_16,
+    unsort_32,
+)
 from bitdelta_hub.kernels.native.uniform import encode_int
 
 __all__ = [
@@ -30,15 +48,31 @@ __all__ = [
     "add_signed",
     "bf16_difference",
     "bf16_gaps",
+    "choose_16",
+    "choose_32",
+    "count_16",
+    "count_32",
     "count_keys",
     "encode_int",
     "encode_signs",
     "energies",
+    "gather_escapes_16",
+    "gather_escapes_32",
     "int_values",
+    "join_16",
+    "join_32",
     "lookup",
     "pack_cells",
+    "pack_planes",
     "row_magnitudes",
     "row_sums",
+    "sort_16",
+    "sort_32",
+    "split_16",
+    "split_32",
     "start",
     "unpack",
+    "unpack_planes",
+    "unsort_16",
+    "unsort_32",
 ]
