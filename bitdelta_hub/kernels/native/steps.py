@@ -399,22 +399,38 @@ def unfolded(base: Any, number: Any, from_base: Any, numbers: Any) -> Any:  # pr
 
 
 @inline
+def unfold_run(numbers: Any, direct: Any, mantissa: Any, bits: Any) -> None:  # pragma: no cover
+    """Turns base into tuned in place."""
+    # Contexts are compared where they are, as the exponents that they are.
+    signed = numbers.dtype.type
+    low = signed((1 << (np.iinfo(numbers.dtype).bits - 1)) - 1)
+    first = np.int64(direct) << mantissa
+    for i in range(bits.size):
+        from_base = -(np.int64(signed(bits[i]) & low) >= first)
+        bits[i] = unfolded(bits[i], numbers[i], from_base, numbers)
+
+
+@inline
 def unsort(
     numbers: Any, direct: Any, mantissa: Any, places: Any, bits: Any
 ) -> None:  # pragma: no cover
     """Turns base into tuned in place: each element takes its number back from where it is."""
     mask, shift = exponent_mask(bits, mantissa), np.uint64(mantissa)
+    taken = np.empty((LANES, STRETCH), numbers.dtype)
     quarter = bits.size // LANES
-    for i in range(quarter):
+    for start in range(0, quarter, STRETCH):
+        size = min(STRETCH, quarter - start)
+        for i in range(size):
+            for lane in range(LANES):
+                c = context(bits[lane * quarter + start + i], shift, mask)
+                taken[lane, i] = numbers[take_place(places, lane, c)]
         for lane in range(LANES):
-            at = lane * quarter + i
-            c = context(bits[at], shift, mask)
-            number = numbers[take_place(places, lane, c)]
-            bits[at] = unfolded(bits[at], number, -(c >= np.uint64(direct)), numbers)
+            at = lane * quarter + start
+            unfold_run(taken[lane, :size], direct, mantissa, bits[at : at + size])
     for at in range(LANES * quarter, bits.size):
         c = context(bits[at], shift, mask)
-        number = numbers[take_place(places, LANES - 1, c)]
-        bits[at] = unfolded(bits[at], number, -(c >= np.uint64(direct)), numbers)
+        taken[0, 0] = numbers[take_place(places, LANES - 1, c)]
+        unfold_run(taken[0, :1], direct, mantissa, bits[at : at + 1])
 
 
 @loop(NOTHING, U16_IN, INT, I64, I64)
