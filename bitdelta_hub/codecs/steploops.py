@@ -73,7 +73,7 @@ class Loops:
 
     def choose_split(self, step: int) -> Split:
         """As of `SortedChunk`."""
-        found = np.array([step, 0])
+        found = np.array([step, 0], np.int64)
         mantissa = self._ordered.mantissa
         self._call("choose", self._pairs, self.ends, mantissa, self._numbers, found)
         return Split(*found.tolist())
@@ -84,7 +84,7 @@ class Loops:
         self._call("split", self._pairs, self.ends, *how, self._numbers, symbols, self._octets)
         deeper = deeper_than(self.ends, split, self._ordered.max_shift)
         low = self._low[: low_bytes(deeper)]
-        self._native.pack_planes(np.array(deeper), self._octets, low)
+        self._native.pack_planes(np.array(deeper, np.int64), self._octets, low)
         far = int(np.count_nonzero(symbols == ESCAPE % 256))
         escapes = np.empty((self._ordered.width // 8, far), np.uint8)
         if far:
@@ -97,7 +97,7 @@ class Loops:
         escapes = planes.escapes.reshape(self._ordered.width // 8, -1)
         assert len(symbols) == len(base) == self._n
         assert len(planes.low) == low_bytes(deeper)
-        self._native.unpack_planes(np.array(deeper), planes.low, self._octets)
+        self._native.unpack_planes(np.array(deeper, np.int64), planes.low, self._octets)
         how = self._how(split)
         self._call("join", symbols, self._octets, escapes, self.ends, *how, self._numbers)
         tuned = _flat(base)
