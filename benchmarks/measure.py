@@ -77,7 +77,9 @@ def prepare(name: str, base: Path, tuned: Path, delta: Path, out: Path) -> Opera
     import bitdelta_hub
     from bitdelta_hub.kernels import compiled
 
-    compiled()  # an import on first use as well
+    native = compiled()  # an import on first use as well
+    if native:
+        native.start()
     if program == "compress":
         recipe, device = (*words, "cpu")[:2]
         return partial(bitdelta_hub.compress, tuned, base, delta, recipe=recipe, device=device)

@@ -12,7 +12,7 @@ from bitdelta_hub.cli.leaf import leaf
 from bitdelta_hub.cli.options import Base, Out, Overwrite, PairOptions, Tuned
 from bitdelta_hub.cli.output import Output, Report
 from bitdelta_hub.cli.progress import progress
-from bitdelta_hub.cli.values import Bytes, Rate, Ratio, Seconds
+from bitdelta_hub.cli.values import Bytes, Ratio, Seconds, pace
 from bitdelta_hub.format.storage import decimal_size
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ def compress(
 
 def report(result: CompressResult, recipe: str) -> Report:
     """What `compress` says of its result."""
-    seconds = max(result.seconds, 1e-9)
     return Report(
         headline=f"Compressed to {result.out}",
         fields={
@@ -58,8 +57,7 @@ def report(result: CompressResult, recipe: str) -> Report:
             f"(was {decimal_size(result.tuned_bytes)}, {result.ratio:.1f}x)",
             "recipe": recipe,
             "tensors": f"{result.exact_tensors} exact, {result.lossy_tensors} approximate",
-            "time": Seconds(result.seconds),
-            "rate": Rate(result.tuned_bytes / seconds),
+            **pace(result.tuned_bytes, result.seconds),
         },
         document={
             "out": str(result.out),

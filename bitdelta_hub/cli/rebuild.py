@@ -19,7 +19,7 @@ from bitdelta_hub.cli.options import (
 )
 from bitdelta_hub.cli.output import Output, Report
 from bitdelta_hub.cli.progress import progress
-from bitdelta_hub.cli.values import Bytes, Rate, Seconds, parse_size
+from bitdelta_hub.cli.values import Bytes, Seconds, pace, parse_size
 
 if TYPE_CHECKING:
     from bitdelta_hub.rebuild import RebuildResult
@@ -70,8 +70,7 @@ def report(result: RebuildResult) -> Report:
         fields={
             "size": Bytes(result.bytes),
             "tensors": result.tensors,
-            "time": Seconds(result.seconds),
-            "rate": Rate(result.bytes / max(result.seconds, 1e-9)),
+            **pace(result.bytes, result.seconds),
         },
         document={
             "out": str(result.out),

@@ -38,6 +38,12 @@ class Rate(int):
     """Bytes a second."""
 
 
+def pace(nbytes: int, seconds: float) -> dict[str, Value]:
+    """Fields `time` and `rate`; runs under a second mostly start up, so they have no rate."""
+    fields: dict[str, Value] = {"time": Seconds(seconds)}
+    return fields | {"rate": Rate(nbytes / seconds)} if seconds >= 1 else fields
+
+
 def for_people(value: Value) -> str:
     """`value` as human output shows it."""
     match value:

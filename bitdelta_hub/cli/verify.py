@@ -12,7 +12,7 @@ from bitdelta_hub.cli.leaf import leaf
 from bitdelta_hub.cli.options import AllowPickle, DeltaFolder, Device
 from bitdelta_hub.cli.output import Output, Report
 from bitdelta_hub.cli.progress import progress
-from bitdelta_hub.cli.values import Bytes, Rate, Seconds, Value
+from bitdelta_hub.cli.values import Bytes, Seconds, Value, pace
 
 if TYPE_CHECKING:
     from bitdelta_hub.verify import VerifyResult
@@ -72,8 +72,7 @@ def report(result: VerifyResult, delta: Path) -> Report:
         "files": result.checked_files,
         "tensors": result.checked_tensors,
         "read": Bytes(result.bytes),
-        "time": Seconds(result.seconds),
-        "rate": Rate(result.bytes / max(result.seconds, 1e-9)),
+        **pace(result.bytes, result.seconds),
     }
     if result.error is not None:
         fields["fine-tune"] = _compared(**result.error)

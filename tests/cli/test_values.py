@@ -15,6 +15,7 @@ from bitdelta_hub.cli.values import (
     Value,
     for_people,
     for_programs,
+    pace,
     parse_size,
     shape_text,
 )
@@ -77,3 +78,8 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 def test_shapes_have_no_spaces() -> None:
     assert [shape_text(shape) for shape in [(), (3,), (2, 3)]] == ["[]", "[3]", "[2,3]"]
+
+
+def test_a_rate_is_given_for_runs_that_take_a_while() -> None:
+    assert set(pace(10**9, 0.4)) == {"time"}
+    assert for_people(pace(10**9, 2.0)["rate"]) == "500.0 MB/s"
