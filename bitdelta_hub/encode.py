@@ -109,16 +109,26 @@ def _entry(
     )
 
 
+class _Allocator:
+    """Gives the one term that is being encoded its region."""
+
+    def __init__(self, spool: Spool, view: View) -> None:
+        self.folder = spool.path.parent
+        self._spool = spool
+        self._view = view
+        self.region: Region | None = None
+
+    def __call__(self, codec: Codec) -> dict[str, Array]:
+        assert self.region is None, "a term is allocated once"
+        self.region = self._spool.region(codec, self._view)
+        return self.region.arrays
+
+
 def _encode(encoder: Encoder, source: Source, view: View, spool: Spool) -> _Stored:
-    regions: list[Region] = []
-
-    def allocate(codec: Codec) -> dict[str, Array]:
-        regions.append(spool.region(codec, view))
-        return regions[0].arrays
-
+    allocate = _Allocator(spool, view)
     codec = encoder.encode(source, allocate)
-    (region,) = regions
-    return _Stored(codec, region)
+    assert allocate.region is not None
+    return _Stored(codec, allocate.region)
 
 
 def _encode_sum(encoders: Sequence[Encoder], source: DiffSource, spool: Spool) -> list[_Stored]:

@@ -121,6 +121,7 @@ class Allocate(Protocol):
     """Gives one zeroed, writable array per part of `codec`, in `codec.parts(view)`'s order.
 
     Only `codec.parts(view)` is used: params on which no part depends may still be unknown.
+    An allocator may have a `folder` for scratch files, a Path.
     """
 
     def __call__(self, codec: Codec) -> dict[str, Array]: ...

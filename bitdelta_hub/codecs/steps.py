@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from tempfile import SpooledTemporaryFile
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -50,6 +51,8 @@ CHUNK = 1 << 17
 SAMPLE = 2048
 # Fewer symbols than this are not worth entropy tables of their own.
 PIECE = 2048
+# Bytes of frames that a tensor may hold in memory, and that are copied at a time.
+HELD, PIECES = 1 << 24, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,24 +123,25 @@ class StepsEncoder:
         return
 
     def encode(self, source: Source, allocate: Allocate) -> Steps:
-        """Codes chunk by chunk, holds the frames until their sizes are known, then stores them."""
+        """Codes chunk by chunk; frames wait, on disk where they are many, until all are sized."""
         view = source.view
         ordered = Ordered.of(view.dtype)
         writer = FrameWriter(self.effort)
         heads: list[tuple[int, ...]] = []
-        frames: list[bytes] = []
-        for base, tuned in _chunks(source):
-            split, coded = _encode(base, tuned, ordered, writer, search=self.effort == "max")
-            heads.append((*split, *map(len, coded)))
-            frames += coded
-        codec = Steps(sum(map(len, frames)))
-        arrays = allocate(codec)
-        if heads:
-            arrays["chunk"][:] = heads
-        at = 0
-        for frame in frames:
-            arrays["data"][at : at + len(frame)] = np.frombuffer(frame, np.uint8)
-            at += len(frame)
+        with SpooledTemporaryFile(HELD, dir=getattr(allocate, "folder", None)) as frames:
+            for base, tuned in _chunks(source):
+                split, coded = _encode(base, tuned, ordered, writer, search=self.effort == "max")
+                heads.append((*split, *map(len, coded)))
+                frames.writelines(coded)
+            codec = Steps(frames.tell())
+            arrays = allocate(codec)
+            if heads:
+                arrays["chunk"][:] = heads
+            frames.seek(0)
+            at = 0
+            while piece := frames.read(PIECES):
+                arrays["data"][at : at + len(piece)] = np.frombuffer(piece, np.uint8)
+                at += len(piece)
         return codec
 
 
