@@ -113,7 +113,7 @@ def _write(
 ) -> int:
     targets = _open_targets(delta, out, stage)
     try:
-        names = sorted(delta.manifest.tensors, key=lambda name: -delta.view(name).nbytes)
+        names = list(delta.manifest.tensors)
         total = sum(delta.view(name).nbytes for name in names)
 
         def one(name: str) -> None:
