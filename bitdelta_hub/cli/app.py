@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,7 +15,7 @@ import typer
 from bitdelta_hub import __version__
 from bitdelta_hub.cli import compress, demo, env, info, plan, rebuild, verify, version
 from bitdelta_hub.cli.failures import INTERRUPTED, show, show_interrupt
-from bitdelta_hub.cli.output import whole_output
+from bitdelta_hub.cli.output import silence, whole_output
 from bitdelta_hub.errors import BitDeltaError, StorageError, UsageError
 
 # Typer exports this leaf of its usage errors; their common root is its parent.
@@ -53,11 +55,30 @@ def bdhub(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and leaves with its exit status; never returns."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure: Any = getattr(stream, "reconfigure", None)
+    _open_streams()
+    status = _flushed(_run(arguments))
+    # All is done and said; the interpreter's own end must not turn it into something else.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    sys.exit(status)
+
+
+def _open_streams() -> None:
+    """Makes the standard streams take any text, and makes up for those that are closed.
+
+    A file opened later would get the number of a closed stream, and with it what libraries print.
+    """
+    # A result that has nowhere to go is a failure; talk that nobody hears is none.
+    for number, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+        reconfigure: Any = getattr(getattr(sys, name), "reconfigure", None)
         if reconfigure:
             reconfigure(errors="backslashreplace")
-    sys.exit(_flushed(_run(arguments)))
 
 
 def _flushed(status: int) -> int:
@@ -70,8 +91,7 @@ def _flushed(status: int) -> int:
         show(error, "human")
     except BrokenPipeError:
         pass
-    # Python flushes once more on its way out.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    silence(sys.stdout)
     return 1
 
 

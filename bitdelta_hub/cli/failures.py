@@ -12,7 +12,7 @@ from pathlib import Path
 
 import typer
 
-from bitdelta_hub.cli.output import paint
+from bitdelta_hub.cli.output import paint, tell
 from bitdelta_hub.cli.printable import printable
 from bitdelta_hub.errors import BitDeltaError
 from bitdelta_hub.outcomes import OUTCOMES
@@ -43,15 +43,15 @@ def show(error: BitDeltaError, mode: str) -> None:
     name = OUTCOMES[error.code].name if error.code in OUTCOMES else error.name
     if mode == "json":
         body = {"code": error.code, "name": name, "message": error.message, "fix": error.fix}
-        sys.stderr.write(json.dumps({"error": body}) + "\n")
+        tell(json.dumps({"error": body}))
         return
     label = paint(sys.stderr, "Error:", fg="red", bold=True)
-    sys.stderr.write(f"{label} {printable(error.message)} ({error.code} {name})\n")
+    tell(f"{label} {printable(error.message)} ({error.code} {name})")
     if error.fix:
-        sys.stderr.write(f"Fix: {printable(error.fix)}\n")
+        tell(f"Fix: {printable(error.fix)}")
 
 
 def show_interrupt(out: Path | None) -> None:
     """Prints the one line that follows Ctrl-C."""
     where = f" under {printable(str(out))}" if out else ""
-    sys.stderr.write(f"Interrupted: nothing was written{where}; run the same command again\n")
+    tell(f"Interrupted: nothing was written{where}; run the same command again")

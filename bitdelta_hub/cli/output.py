@@ -82,12 +82,12 @@ class Output:
     def say(self, text: str) -> None:
         """Prints a line of talk."""
         if self.talks:
-            _say(printable(text))
+            tell(printable(text))
 
     def hint(self, text: str) -> None:
         """Prints what to do next."""
         if self.talks:
-            _say(paint(sys.stderr, f"Hint: {printable(text)}", fg="bright_black"))
+            tell(paint(sys.stderr, f"Hint: {printable(text)}", fg="bright_black"))
 
     def remarks(self, notes: Iterable[Note]) -> None:
         """Prints the notes and warnings about a pair."""
@@ -96,7 +96,7 @@ class Output:
         for note in notes:
             colour = "yellow" if note.severity == "warning" else "cyan"
             label = paint(sys.stderr, f"{note.severity.capitalize()}:", fg=colour)
-            _say(f"{label} {printable(note.message)} ({note.code} {note.name})")
+            tell(f"{label} {printable(note.message)} ({note.code} {note.name})")
 
     def _human(self, report: Report) -> Iterable[str]:
         mark = f"{paint(sys.stdout, tick(), fg='green')} " if report.done else ""
@@ -151,9 +151,18 @@ def whole_output() -> Iterator[None]:
         ) from error
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+def tell(line: str) -> None:
+    """Prints a line of talk; where standard error takes none, the work goes on without."""
+    try:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+    except OSError:
+        silence(sys.stderr)
+
+
+def silence(stream: TextIO) -> None:
+    """Sends what `stream` still holds nowhere: Python flushes once more on its way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _json(document: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import bitdelta_hub
+from bitdelta_hub import verify
 from tests.cli.conftest import Bdhub
 from tests.models import checkpoints
 
@@ -167,6 +169,44 @@ def test_a_full_disk_under_standard_output_is_said(unbuffered: str) -> None:
         "Error: standard output: No space left on device (BDH500 storage)\n"
         "Fix: send it to another disk\n",
     )
+
+
+def test_closed_streams_are_made_up_for(tmp_path: Path) -> None:
+    def bdhub(closed: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        line = shlex.join([sys.executable, "-c", BDHUB, *arguments])
+        return subprocess.run(["sh", "-c", f"{line} {closed}"], capture_output=True, text=True)
+
+    done = bdhub(">&-", "version")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "Error: standard output: Bad file descriptor (BDH500 storage)\n"
+        "Fix: send it to another disk\n",
+    )
+    done = bdhub("<&- 2>&-", "version")
+    assert (done.returncode, done.stdout) == (0, f"{bitdelta_hub.__version__}\n")
+    assert bdhub("2>&-", "versoin").returncode == 2
+    base, tuned = checkpoints("llama", tmp_path)
+    out = tmp_path / "delta"
+    done = bdhub("<&- >&- 2>&-", "compress", str(tuned), "--base", str(base), "--out", str(out))
+    assert done.returncode == 1
+    assert verify(out, base=base).checked_tensors == 21
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_talk_that_is_not_taken_fails_nothing(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    def status(*arguments: str | Path) -> int:
+        with open("/dev/full", "w") as full:
+            line = [sys.executable, "-c", BDHUB, *map(str, arguments)]
+            return subprocess.run(line, stdout=subprocess.DEVNULL, stderr=full).returncode
+
+    assert status("compress", pair[1], "--base", pair[0], "--out", tmp_path / "delta") == 0
+    assert status("versoin") == 2
+
+
+def test_ctrl_c_at_the_end_changes_nothing() -> None:
+    code = "import atexit, os, signal\natexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+    done = program("version", code=code + BDHUB)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_bug_shows_its_traceback() -> None:
