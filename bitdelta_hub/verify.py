@@ -49,8 +49,8 @@ def verify(
     """Checks a delta: every rule of the spec and every file's SHA-256 (`files`), also every base
     tensor's digest (`base`), also every rebuilt tensor's digest (`weights`).
 
-    `against` is the tuned checkpoint: tensors called exact are then compared bit for bit and
-    the relative errors measured anew.
+    `against` is the tuned checkpoint: tensors called exact are then compared bit for bit, and
+    the relative errors measured anew and compared with those recorded.
 
     Raises FormatError, DigestMismatch, BaseMismatch or StorageError at the first fault.
     """
@@ -184,7 +184,13 @@ class _Checker:
             return None
         if entry.kind != "sum" or entry.error == 0:
             raise _another_tuned("called exact, but differs from the fine-tune", name)
-        return math.sqrt(_sum(missed) / max(_sum(moved), 1e-300))
+        error = math.sqrt(_sum(missed) / max(_sum(moved), 1e-300))
+        # Wide enough for sums in another order; another fine-tune is an order of magnitude off.
+        if entry.error is not None and not math.isclose(error, entry.error, rel_tol=0.01):
+            raise _another_tuned(
+                f"another relative error (expected {entry.error:.4g}, found {error:.4g})", name
+            )
+        return error
 
 
 def _sum(squares: list[torch.Tensor]) -> float:

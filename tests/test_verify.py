@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,15 @@ def test_against_another_fine_tune(made: Made, tmp_path: Path) -> None:
         other = save(tmp_path / str(i), tuned | change)
         error = found(DigestMismatch, delta, base=base, against=other)
         assert (str(error), error.fix) == (message, SAME)
+    unmoved = save(
+        tmp_path / "unmoved", {**tuned, "a.weight": noise(64, 48), "b.weight": noise(300, 200)}
+    )
+    later = save(tmp_path / "later", {**tuned, "b.weight": moved(tuned["b.weight"], seed=9)})
+    for other, error_found in ((later, r"\d+\.\d+"), (unmoved, r"\d\.?\d*e\+\d+")):
+        error = found(DigestMismatch, delta, base=base, against=other)
+        fact = rf"another relative error \(expected 0\.\d+, found {error_found}\)"
+        assert re.fullmatch(rf'tensors\["[ab]\.weight"\]: {fact}', str(error))
+        assert error.fix == SAME
     del tuned["norm"]
     error = found(DigestMismatch, delta, base=base, against=save(tmp_path / "less", tuned))
     assert str(error).startswith('tensors["norm"]: not a tensor of the fine-tune')
