@@ -12,6 +12,9 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 
+# Modules that compiling, parallel training or checkpointed activations put around others.
+_INNER = "_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"
+_TRAINING = re.compile(rf"^(?:(?:module|{_INNER})\.)+|\b(?:{_INNER})\.")
 # Modules that a model with a head, or one of several modalities, wraps around the bare model.
 _WRAPPERS = re.compile(
     r"^(?:(?:model|language_model|base_model|backbone|transformer|bert|roberta|distilbert|deberta"
@@ -55,7 +58,7 @@ _HEAD = re.compile(
 @lru_cache(maxsize=1 << 16)
 def canonical(name: str) -> str:
     """The form of tensor name `name` in which known layouts of one model agree."""
-    name = _WRAPPERS.sub("", name)
+    name = _WRAPPERS.sub("", _TRAINING.sub("", name))
     for pattern, replacement in _RENAMED:
         name = pattern.sub(replacement, name)
     return name
