@@ -12,6 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and leaves with its exit status; never returns."""
     try:  # imported here, for Ctrl-C may come as early as this
         from bitdelta_hub.cli import app
+
+        app.main(arguments)
     except KeyboardInterrupt:
         sys.exit(130)
-    app.main(arguments)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -20,6 +22,7 @@ from bitdelta_hub.cli.options import (
 from bitdelta_hub.cli.output import Output, Report
 from bitdelta_hub.cli.progress import progress
 from bitdelta_hub.cli.values import Bytes, Seconds, pace, parse_size
+from bitdelta_hub.locate import read_json
 
 if TYPE_CHECKING:
     from bitdelta_hub.rebuild import RebuildResult
@@ -60,7 +63,18 @@ def rebuild(
             progress=watch,
         )
     output.show(report(result))
-    output.hint(f'load it with AutoModelForCausalLM.from_pretrained("{out}")')
+    quoted = json.dumps(str(out), ensure_ascii=False)
+    output.hint(f"load it with {_loader(out)}.from_pretrained({quoted})")
+
+
+def _loader(folder: Path) -> str:
+    """The class of transformers that loads the checkpoint in `folder`, by its configuration."""
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    named = config.get("architectures")
+    name = named[0] if isinstance(named, list) and named else None
+    if not isinstance(name, str) or not name.isidentifier() or "auto_map" in config:
+        return "AutoModel"
+    return "AutoModelForCausalLM" if name.endswith("ForCausalLM") else name
 
 
 def report(result: RebuildResult) -> Report:
