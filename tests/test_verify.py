@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bitdelta_hub import compress, verify
 from bitdelta_hub.errors import (
@@ -177,6 +178,16 @@ def test_against_another_fine_tune(made: Made, tmp_path: Path) -> None:
     del tuned["norm"]
     error = found(DigestMismatch, delta, base=base, against=save(tmp_path / "less", tuned))
     assert str(error).startswith('tensors["norm"]: not a tensor of the fine-tune')
+
+
+@pytest.mark.parametrize("size", [1e30, 1e-21, 1e-30])
+def test_errors_of_any_magnitude_are_numbers(size: float, tmp_path: Path) -> None:
+    weight = noise(64, 64, dtype=torch.float32)
+    pair = save_pair(tmp_path, {"w": size * weight}, {"w": size * moved(weight)})
+    compress(pair[1], pair[0], tmp_path / "delta")
+    error = verify(tmp_path / "delta", base=pair[0], against=pair[1]).error
+    assert error is not None
+    assert 0.5 < error["worst"] < 0.7
 
 
 def test_progress_ends_at_the_total_of_every_phase(made: Made) -> None:
