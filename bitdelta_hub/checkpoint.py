@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -112,16 +113,16 @@ def open_checkpoint(source: str | Path, *, allow_pickle: bool = False) -> Checkp
         )
     folder = source if source.is_dir() else source.parent
     config = folder / "config.json"
-    files = [_open(path) for path in located.files]
-    try:
+    with ExitStack() as undo:
+        files = []
+        for path in located.files:
+            files.append(file := _open(path))
+            undo.callback(file.close)
         opened = Checkpoint(
             str(source), files, read_json(config) if config.is_file() else {}, folder
         )
         _check_index(opened, located)
-    except BaseException:
-        for file in files:
-            file.close()
-        raise
+        undo.pop_all()
     return opened
 
 

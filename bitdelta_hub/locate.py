@@ -10,6 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from bitdelta_hub.errors import PairError, StorageError
@@ -50,7 +51,7 @@ def locate(source: Path) -> Located:
     if (source / MANIFEST).is_file():
         raise StorageError(
             f"{source}: a delta, not a checkpoint",
-            fix=f"bdhub rebuild {source} --base BASE --out FOLDER",
+            fix=f"bdhub rebuild {quote(str(source))} --base BASE --out FOLDER",
         )
     if (source / "model_index.json").is_file():
         raise PairError(

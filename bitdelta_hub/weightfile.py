@@ -29,6 +29,8 @@ from bitdelta_hub.format.storage import open_regular, storage_errors
 # against free memory with it, so a file larger than the memory can be mapped.
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
 # Container dtype -> name of the torch dtype; some of them are missing in older torch.
 TORCH = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16",
@@ -132,13 +134,25 @@ def _header(path: Path) -> Header:
     try:
         return read_header(path)
     except ContainerError as error:
+        if _is_pointer(path):
+            raise StorageError(
+                f"{path}: a Git LFS pointer, not the weights",
+                fix="fetch them: git lfs pull, in that folder",
+            ) from error
         if error.rule != "R9":
+            error.fix = error.fix or f"fetch {path} again, or save it anew"
             raise
         raise PairError(
             str(error),
             code="BDH110",
             fix="give a copy of the checkpoint in a 16-bit type",
         ) from error
+
+
+def _is_pointer(path: Path) -> bool:
+    """Whether `path` is what a clone without Git LFS has in the place of a large file."""
+    with open_regular(path) as file:
+        return file.read(len(_POINTER)) == _POINTER
 
 
 def _map(path: Path) -> mmap.mmap:

@@ -286,6 +286,33 @@ def test_a_delta_is_no_checkpoint(tmp_path: Path) -> None:
         f"{tmp_path}: a delta, not a checkpoint",
         f"bdhub rebuild {tmp_path} --base BASE --out FOLDER",
     )
+    spaced = tmp_path / "a delta"
+    spaced.mkdir()
+    (spaced / "bitdelta.json").write_text("{}")
+    assert refusal(spaced)[3] == f"bdhub rebuild '{spaced}' --base BASE --out FOLDER"
+
+
+def test_what_is_no_weights_says_how_to_get_them(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+    assert refusal(tmp_path) == (
+        StorageError,
+        "BDH500",
+        f"{file}: a Git LFS pointer, not the weights",
+        "fetch them: git lfs pull, in that folder",
+    )
+    for content in (b"", b"<html>Not found</html>"):
+        file.write_bytes(content)
+        assert refusal(tmp_path)[3] == f"fetch {file} again, or save it anew"
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no list of mapped files here")
+def test_a_damaged_shard_leaves_none_open(sharded: Path) -> None:
+    last = sorted(sharded.glob("*.safetensors"))[-1]
+    last.write_bytes(last.read_bytes()[:-1])
+    with pytest.raises(ContainerError):
+        open_checkpoint(sharded)
+    assert str(sharded) not in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.parametrize(
