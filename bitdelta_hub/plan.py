@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
@@ -140,7 +140,9 @@ def prepared(
         open_checkpoint(base, allow_pickle=allow_pickle) as against,
     ):
         pair = match(against, opened)
-        check_base(pair, allow_distant=choices.get("allow_distant_base", False))
+        found = check_base(pair, allow_distant=choices.get("allow_distant_base", False))
+        notes = sorted((*pair.notes, *found.notes), key=lambda note: note.code)
+        pair = replace(pair, notes=tuple(notes))
         count = _worker_count(pair, options, choices.get("max_memory"))
         with workers(device, progress, count) as pool:
             tensors = plan_tensors(pair, options, pool)

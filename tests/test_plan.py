@@ -152,6 +152,20 @@ def test_a_plan_names_both_sides_and_keeps_the_notes(tmp_path: Path) -> None:
     assert [note.code for note in planned.notes] == ["BDH004", "BDH005"]
 
 
+def test_what_the_samples_show_is_noted(tmp_path: Path) -> None:
+    base, more = {"a.weight": noise(64, 64)}, {"b.weight": noise(9, 9)}
+    few = base["a.weight"].clone()
+    few.view(-1)[::100] *= 1.25
+    pair = save_pair(tmp_path / "few", base | more, {"a.weight": few})
+    notes = plan(pair[1], pair[0]).notes
+    assert [note.code for note in notes] == ["BDH004", "BDH007"]
+    assert notes == compress(pair[1], pair[0], tmp_path / "delta").notes
+    pair = save_pair(tmp_path / "cast", base, {"a.weight": moved(base["a.weight"]).float()})
+    assert "the fine-tune is fp32 by a cast only: its values are bf16, at twice the bytes" in [
+        note.message for note in plan(pair[1], pair[0]).notes
+    ]
+
+
 # Choices that mean nothing
 
 
