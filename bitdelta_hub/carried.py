@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from bitdelta_hub.errors import FormatError
+from bitdelta_hub.errors import FormatError, StorageError
 from bitdelta_hub.format.digest import sha256_file
 from bitdelta_hub.format.manifest import BaseRef, FileRef
 from bitdelta_hub.format.names import member
@@ -20,8 +20,10 @@ CARRIED = (
     "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt", "*.model",
     "*.tiktoken", "special_tokens_map.json", "added_tokens.json", "chat_template*",
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
-    "modules.json", "sentence_bert_config.json", "configuration_*.py", "modeling_*.py",
-    "tokenization_*.py", "processing_*.py", "LICENSE*", "NOTICE*", "USE_POLICY*",
+    "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json",
+    "normalizer.json", "configuration_*.py", "modeling_*.py", "tokenization_*.py",
+    "processing_*.py", "image_processing_*.py", "feature_extraction_*.py",
+    "LICENSE*", "NOTICE*", "USE_POLICY*",
 )  # fmt: skip
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.index.json", "*.gguf")
 # No configuration or tokenizer is near this; what is larger is weights under another name.
@@ -29,7 +31,10 @@ LARGEST = 256_000_000
 
 
 def carried_files(folder: Path) -> list[Path]:
-    """The files of checkpoint folder `folder` that a delta carries, in order of name."""
+    """The files of checkpoint folder `folder` that a delta carries, in order of name.
+
+    Raises StorageError for one that is a link to nothing, as in a cache that lost a file.
+    """
     if not folder.is_dir():
         return []
     return [path for path in sorted(folder.iterdir()) if _is_carried(path)]
@@ -39,7 +44,11 @@ def _is_carried(path: Path) -> bool:
     def fits(patterns: tuple[str, ...]) -> bool:
         return any(fnmatchcase(path.name, pattern) for pattern in patterns)
 
-    if not fits(CARRIED) or fits(WEIGHTS) or not path.is_file():
+    if not fits(CARRIED) or fits(WEIGHTS):
+        return False
+    if path.is_symlink() and not path.exists():
+        raise StorageError(f"{path}: a link that leads nowhere", fix="fetch the missing file")
+    if not path.is_file():
         return False
     return path.stat().st_size <= LARGEST
 

@@ -47,7 +47,10 @@ def locate(source: Path) -> Located:
             raise StorageError(f"{source}: not a file of weights (expected .safetensors)")
         return Located((source,))
     if not source.is_dir():
-        raise StorageError(f"{source}: no such file or folder", fix="check the path")
+        fix = "check the path"
+        if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
+            fix += f"; for a model of the Hub, first: hf download {source} --local-dir FOLDER"
+        raise StorageError(f"{source}: no such file or folder", fix=fix)
     if (source / MANIFEST).is_file():
         raise StorageError(
             f"{source}: a delta, not a checkpoint",

@@ -168,10 +168,6 @@ class DiffSource:
         cols = self.view.cols
         return self.tuned.read_bits(self.name, start * cols, stop * cols).reshape(-1, cols)
 
-    def tuned_values(self, start: int, stop: int) -> torch.Tensor:
-        """Those rows of the tuned tensor in its own dtype; not to be written to."""
-        return as_float(self.tuned_bits(start, stop), self.view.dtype)
-
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """fp32 diff `[stop - start, cols]` of those rows; valid until the next call."""
         if self._buffer is None or len(self._buffer) < stop - start:

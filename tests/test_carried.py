@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bitdelta_hub.carried import carried_files, carry, mark, restore, unmark
-from bitdelta_hub.errors import FormatError
+from bitdelta_hub.errors import FormatError, StorageError
 from bitdelta_hub.format.manifest import BaseRef
 
 BASE = BaseRef(
@@ -34,6 +34,17 @@ def test_weights_cards_and_folders_stay_behind(tmp_path: Path) -> None:
         "config.json",
         "tokenizer.json",
     ]
+
+
+def test_a_link_to_nothing_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    folder = write(tmp_path / "ft", config__json="{}")
+    (folder / "README.md").symlink_to(tmp_path / "nowhere")
+    assert [path.name for path in carried_files(folder)] == ["config.json"]
+    (folder / "tokenizer.json").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StorageError) as caught:
+        carried_files(folder)
+    assert str(caught.value) == f"{folder / 'tokenizer.json'}: a link that leads nowhere"
+    assert caught.value.fix == "fetch the missing file"
 
 
 @pytest.mark.parametrize(

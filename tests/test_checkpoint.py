@@ -279,6 +279,14 @@ def test_nothing_there(tmp_path: Path) -> None:
     )
 
 
+def test_the_name_of_a_repository_is_no_folder() -> None:
+    assert refusal(Path("org/some-model.v1"))[2:] == (
+        "org/some-model.v1: no such file or folder",
+        "check the path; for a model of the Hub, first: "
+        "hf download org/some-model.v1 --local-dir FOLDER",
+    )
+
+
 def test_a_delta_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "bitdelta.json").write_text("{}")
     assert refusal(tmp_path)[1:] == (

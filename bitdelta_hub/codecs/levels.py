@@ -7,7 +7,6 @@ Levels are fitted on the CPU in fp64 to these counts, in ascending order of valu
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,9 +69,6 @@ class Cells:
         table = np.zeros(KEYS, np.uint8)
         table[ORDER] = np.repeat(np.arange(len(self.levels), dtype=np.uint8), np.diff(self.bounds))
         return table
-
-
-Fit = Callable[[Array], Cells]
 
 
 def lloyd_max(counts: Array, size: int) -> Cells:
