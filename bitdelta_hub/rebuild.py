@@ -22,7 +22,7 @@ from bitdelta_hub.format.storage import check_room, storage_errors, write_at
 from bitdelta_hub.workers import Progress, Workers, pick_device, workers
 
 # A folder with one of these is a checkpoint and may be replaced when the user says so.
-CHECKPOINT = ("model.safetensors", "model.safetensors.index.json", "config.json")
+CHECKPOINT = ("model.safetensors", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
