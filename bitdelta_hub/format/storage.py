@@ -41,7 +41,7 @@ def decimal_size(size: int) -> str:
     if size < 1000:
         return f"{size} bytes"
     value = float(size)
-    for unit in ("kB", "MB", "GB", "TB"):  # noqa: B007
+    for unit in ("kB", "MB", "GB", "TB"):  # noqa: B007 - used after the loop
         value /= 1000
         if value < 999.95:
             break
